@@ -1,0 +1,1 @@
+"""What two stages must agree on: geometry, visual tokens, samples, batches, outputs, protocols."""

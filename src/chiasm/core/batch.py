@@ -1,0 +1,74 @@
+"""The batch: typed tensors for one step, and how they move to a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chiasm.core.grid import ImageGeometry
+from chiasm.core.samples import Sample
+
+IGNORE = -100
+"""Label of a position that no loss reads."""
+
+TEXT_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN = 0, 1, 2
+"""Values of `Batch.token_types`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of B conversations with I images in all.
+
+    Attributes:
+        input_ids: int64 (B, S). Each image is already written as one placeholder a visual token of
+            the host's own grid.
+        attention_mask: int64 (B, S), 1 for a real token.
+        labels: int64 (B, S), the token itself where it is supervised, else `IGNORE`. Not shifted.
+        token_types: int64 (B, S), TEXT_TOKEN, IMAGE_TOKEN or VIDEO_TOKEN.
+        host_images: What the host's own tower reads, by the argument names of that tower (for
+            Qwen: `pixel_values`, `image_grid_thw`). Empty when there is no image.
+        encoder_images: For each extra encoder, by name, one input tensor an image: float32
+            (3, height, width), or cached features float (tokens, width).
+        image_rows: int64 (I,), the row of the batch each image belongs to, ascending.
+        geometries: One geometry an image: the host's own grid in the original image.
+        targets: Dense truth by name (`cells.shape` int64 (I, rows, columns), ...).
+        samples: The samples themselves, for evaluation and messages.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    token_types: Tensor
+    host_images: Mapping[str, Tensor] = field(default_factory=dict)
+    encoder_images: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    image_rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    geometries: tuple[ImageGeometry, ...] = ()
+    targets: Mapping[str, Tensor] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    @property
+    def supervised_tokens(self) -> int:
+        """How many positions carry a label that some earlier position predicts."""
+        return int((self.labels[:, 1:] != IGNORE).sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with every tensor on `device`."""
+        moved = {entry.name: _move(getattr(self, entry.name), device) for entry in fields(self)}
+        return replace(self, **moved)
+
+
+def _move(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: _move(inner, device) for name, inner in value.items()}
+    if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
+        return tuple(inner.to(device) for inner in value)
+    return value

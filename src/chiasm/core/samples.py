@@ -1,0 +1,61 @@
+"""The sample: one conversation with its media and, where known, its exact truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ImageSource = Path | str | Image.Image | NDArray[np.uint8]
+"""A path, a PIL image, or an array HWC uint8 in [0, 255]."""
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a conversation.
+
+    Attributes:
+        role: Who speaks.
+        parts: Text pieces (str) and image references (int, an index into `Sample.images`), in
+            order. Each image is referred to exactly once in a sample.
+        supervised: Whether training scores this turn; only assistant turns can be.
+    """
+
+    role: Role
+    parts: tuple[str | int, ...]
+    supervised: bool = False
+
+    @property
+    def text(self) -> str:
+        """The text pieces of the turn, joined."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What every dataset format is read into.
+
+    Attributes:
+        identifier: Unique within its dataset.
+        turns: The conversation, in order.
+        images: The images the turns refer to.
+        group: A label for grouped reports (a domain, a question kind); empty when there is none.
+        truth: Exact annotations by name, where the source has them: `answers` (accepted answers),
+            `kind` (question kind), `boxes`, `masks`, `cells` (dense labels). Values are plain
+            Python or arrays; the documentation of each format says which it fills.
+        origin: File and line the sample was read from, for messages.
+    """
+
+    identifier: str
+    turns: tuple[Turn, ...]
+    images: tuple[ImageSource, ...] = ()
+    group: str = ""
+    truth: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""
