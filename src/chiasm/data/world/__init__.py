@@ -1,0 +1,1 @@
+"""The procedural world: scenes with exact truth, their pictures, questions, captions and masks."""

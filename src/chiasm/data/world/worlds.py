@@ -1,0 +1,200 @@
+"""The worlds by name, and any of them as a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from chiasm.core.config import Config, lookup
+from chiasm.core.errors import ConfigError, InputError
+from chiasm.core.samples import Sample, Turn
+from chiasm.data.world.cells import cell_labels
+from chiasm.data.world.questions import DEFAULT_KINDS, KINDS, Question, ask
+from chiasm.data.world.render import Rendering, render
+from chiasm.data.world.sampling import SceneConfig, is_held_out, sample_scene, stream
+from chiasm.data.world.scene import Scene
+from chiasm.data.world.textures import FINE_PERIOD
+
+SCENE_STREAM = 0
+QUESTION_STREAM = 1
+WORDS_STREAM = 2
+ATTEMPTS = 20
+
+GRAINS = ("striped", "banded", "checkered", "dotted")
+
+
+class WorldConfig(Config):
+    """A world: one kind of scenes, or several taken in turn."""
+
+    parts: tuple[SceneConfig, ...] = Field(min_length=1)
+    """Item i is drawn from part i modulo their number, so each has its exact share."""
+
+    @model_validator(mode="after")
+    def _check(self) -> WorldConfig:
+        unknown = sorted({kind for part in self.parts for kind in part.kinds} - set(KINDS))
+        if unknown:
+            raise ValueError(f"kinds: {unknown} given; known: {', '.join(KINDS)}")
+        return self
+
+
+_SHAPES = SceneConfig()
+_GRAIN = SceneConfig(textures=GRAINS, periods=(FINE_PERIOD,), kinds=("texture",))
+
+WORLDS: dict[str, WorldConfig] = {
+    "shapes": WorldConfig(parts=(_SHAPES,)),
+    "single": WorldConfig(parts=(SceneConfig(things=(1, 1)),)),
+    "grain": WorldConfig(parts=(_GRAIN,)),
+    "shapes_and_grain": WorldConfig(parts=(_SHAPES, _GRAIN)),
+}
+"""World name -> configuration.
+
+`shapes` is what the host sees by itself: coarse textures, every question kind. `grain` asks for
+textures that are gone when the picture is halved, so only an eye that reads the full picture can
+answer. `single` is `shapes` with one thing, to start learning with.
+"""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item of a world before it becomes a sample or a file.
+
+    Attributes:
+        scene: The scene.
+        rendering: Its picture and masks.
+        questions: At least one question.
+    """
+
+    scene: Scene
+    rendering: Rendering
+    questions: tuple[Question, ...]
+
+
+def draw(
+    config: WorldConfig, split: str, seed: int, index: int, questions_per_image: int = 1
+) -> Item:
+    """Draw item `index` of a split: a pure function of its arguments, in constant time.
+
+    Raises:
+        ConfigError: The scenes of this world give no question of the kinds asked for.
+    """
+    part = config.parts[index % len(config.parts)]
+    for attempt in range(ATTEMPTS):
+        scene = sample_scene(stream(seed, split, index, SCENE_STREAM, attempt), part, split)
+        rendering = render(scene)
+        focus = [
+            place
+            for place, thing in enumerate(scene.things)
+            if split == "composition" and is_held_out(thing.shape, thing.colour, thing.texture)
+        ]
+        rng = stream(seed, split, index, QUESTION_STREAM, attempt)
+        kinds = part.kinds or DEFAULT_KINDS
+        questions = ask(scene, rendering, rng, kinds, questions_per_image, focus)
+        if questions:
+            return Item(scene, rendering, tuple(questions))
+    raise ConfigError(
+        f"no question of the kinds {part.kinds or DEFAULT_KINDS} fits item {index} of split "
+        f"{split!r} after {ATTEMPTS} scenes; add a kind, or allow more things"
+    )
+
+
+class WorldDataset:
+    """A world as samples made on demand.
+
+    Args:
+        world: A name in `WORLDS`, or a configuration.
+        split: One of `train`, `validation`, `test`, `composition`.
+        seed: Seed of the whole data set; the same seed gives splits that share nothing.
+        count: Number of samples.
+        questions_per_image: Most questions about one picture, each a user and an assistant turn.
+        dense_rows: Rows of the dense labels in `truth["cells"]`; 0 for none.
+        dense_columns: Columns of the dense labels; 0 for none.
+        with_masks: Whether truth holds `masks` and `whole_masks`, bool (K, H, W).
+    """
+
+    def __init__(
+        self,
+        *,
+        world: str | WorldConfig,
+        split: str = "train",
+        seed: int = 0,
+        count: int = 1000,
+        questions_per_image: int = 1,
+        dense_rows: int = 0,
+        dense_columns: int = 0,
+        with_masks: bool = False,
+    ) -> None:
+        if count < 1 or questions_per_image < 1:
+            raise InputError(
+                f"count={count}, questions_per_image={questions_per_image}; both must be at least 1"
+            )
+        self.name = world if isinstance(world, str) else "custom"
+        self.config = lookup(WORLDS, world, "world") if isinstance(world, str) else world
+        self.split = split
+        self.seed = seed
+        self.count = count
+        self.questions_per_image = questions_per_image
+        self.dense = (dense_rows, dense_columns)
+        self.with_masks = with_masks
+        stream(seed, split, 0)  # an unknown split is an error now, not at the first sample
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return sample `index`; a pure function of the index.
+
+        Raises:
+            IndexError: The index is not in [0, count).
+        """
+        if not 0 <= index < self.count:
+            raise IndexError(f"sample {index} of {self.count}; indices go from 0")
+        item = draw(self.config, self.split, self.seed, index, self.questions_per_image)
+        kinds = [question.kind for question in item.questions]
+        return Sample(
+            identifier=f"{self.name}/{self.split}/{self.seed}/{index}",
+            turns=_turns(item.questions),
+            images=(item.rendering.image,),
+            group=kinds[0] if len(set(kinds)) == 1 else "mixed",
+            truth=self._truth(item),
+            origin=f"world {self.name}",
+        )
+
+    def _truth(self, item: Item) -> dict[str, Any]:
+        truth: dict[str, Any] = {
+            "answers": [list(question.answers) for question in item.questions],
+            "kinds": [question.kind for question in item.questions],
+            "asked": [list(question.things) for question in item.questions],
+            "boxes": boxes(item.rendering),
+            "things": [asdict(thing) for thing in item.scene.things],
+            "scene": item.scene.to_plain(),
+        }
+        if self.dense != (0, 0):
+            truth["cells"] = cell_labels(item.scene, item.rendering, *self.dense)
+        if self.with_masks:
+            truth["masks"] = item.rendering.visible
+            truth["whole_masks"] = item.rendering.whole
+        return truth
+
+
+def _turns(questions: tuple[Question, ...]) -> tuple[Turn, ...]:
+    turns: list[Turn] = []
+    for place, question in enumerate(questions):
+        parts: tuple[str | int, ...] = (question.text,) if place else (0, question.text)
+        turns.append(Turn("user", parts))
+        turns.append(Turn("assistant", (question.answer,), supervised=True))
+    return tuple(turns)
+
+
+def boxes(rendering: Rendering) -> list[list[int]]:
+    """Return the box of each thing's visible pixels, XYXY; four zeros where none is visible."""
+    found = []
+    for mask in rendering.visible:
+        columns, rows = mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]
+        if not len(rows):
+            found.append([0, 0, 0, 0])
+            continue
+        found.append([int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1])
+    return found
