@@ -1,0 +1,21 @@
+"""Vision towers that a host does not have: each with its own preprocessing, on the host's grid."""
+
+from chiasm.encoders.image import (
+    ClipConfig,
+    Dinov2Config,
+    Dinov2RegistersConfig,
+    Dinov3Config,
+    Siglip2Config,
+    SiglipConfig,
+    TransformersEncoderConfig,
+)
+
+ENCODERS: dict[str, type[TransformersEncoderConfig]] = {
+    "dinov2": Dinov2Config,
+    "dinov2_registers": Dinov2RegistersConfig,
+    "dinov3": Dinov3Config,
+    "siglip": SiglipConfig,
+    "siglip2": Siglip2Config,
+    "clip": ClipConfig,
+}
+"""Name to configuration; `ENCODERS[name](...).build()` is a `VisionEncoder`."""

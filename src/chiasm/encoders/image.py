@@ -1,0 +1,280 @@
+"""Extra vision encoders through transformers: one token a host cell, on the encoder's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from chiasm.core.config import Config
+from chiasm.core.errors import GeometryError, InputError
+from chiasm.core.grid import ImageGeometry
+from chiasm.core.tokens import VisualTokens
+from chiasm.encoders.families import (
+    CLIP,
+    DINOV2,
+    DINOV2_REGISTERS,
+    DINOV3,
+    SIGLIP,
+    SIGLIP2,
+    Family,
+    Tower,
+)
+from chiasm.encoders.fingerprint import fingerprint
+from chiasm.encoders.grids import group_by_shape, pool_cells, to_patches
+from chiasm.encoders.loading import build_tower, load_tower, save_tower
+from chiasm.encoders.transform import GridTransform
+
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class TransformersEncoderConfig(Config):
+    """An encoder from a checkpoint (`path`) or with random weights (`architecture`).
+
+    Attributes:
+        path: Local directory or hub name of a checkpoint in the form of transformers.
+        architecture: Values of the library's configuration class, for random weights. A
+            `model_type` in it chooses among the family's towers.
+        layer: Which block's output to read, counted from the end: -1 is the model's own last
+            output, -2 the second last block's, before any final norm.
+        oversample: Patches along each side of a host cell. 2 doubles the resolution the encoder
+            sees and pools four patches into one token.
+        pooling: How patches of a cell become one token: `mean`, or `unshuffle`, which keeps them
+            side by side in a token of `oversample ** 2` times the width.
+        dtype: Type of the weights.
+    """
+
+    family: ClassVar[Family]
+
+    path: str | None = None
+    architecture: dict[str, Any] | None = None
+    layer: int = Field(default=-1, le=-1)
+    oversample: int = Field(default=1, ge=1, le=4)
+    pooling: Literal["mean", "unshuffle"] = "mean"
+    dtype: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TransformersEncoderConfig:
+        if (self.path is None) == (self.architecture is None):
+            raise ValueError(
+                "give either `path` (a checkpoint) or `architecture` (random weights), not both "
+                "and not neither"
+            )
+        return self
+
+    def build(self) -> TransformersEncoder:
+        """Load or initialise the encoder.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be read or is of another family.
+            ConfigError: The architecture names an unknown value or tower.
+        """
+        dtype = PRECISIONS[self.dtype]
+        if self.path is not None:
+            loaded = load_tower(self.family, self.path, dtype)
+        else:
+            loaded = build_tower(self.family, self.architecture or {}, dtype)
+        return TransformersEncoder(
+            model=loaded.model,
+            tower=loaded.tower,
+            transform=GridTransform(
+                patch=loaded.patch,
+                oversample=self.oversample,
+                mean=loaded.mean,
+                deviation=loaded.deviation,
+                resampling=loaded.resampling,
+            ),
+            layer=self.layer,
+            pooling=self.pooling,
+            source=loaded.source,
+        )
+
+
+class Dinov2Config(TransformersEncoderConfig):
+    """DINOv2 (Oquab et al., 2023, arXiv:2304.07193)."""
+
+    family = DINOV2
+
+
+class Dinov2RegistersConfig(TransformersEncoderConfig):
+    """DINOv2 with register tokens (Darcet et al., 2023, arXiv:2309.16588)."""
+
+    family = DINOV2_REGISTERS
+
+
+class Dinov3Config(TransformersEncoderConfig):
+    """DINOv3, its vision transformers (Simeoni et al., 2025, arXiv:2508.10104)."""
+
+    family = DINOV3
+
+
+class SiglipConfig(TransformersEncoderConfig):
+    """SigLIP (Zhai et al., 2023, arXiv:2303.15343)."""
+
+    family = SIGLIP
+
+
+class Siglip2Config(TransformersEncoderConfig):
+    """SigLIP 2, fixed resolution and NaFlex (Tschannen et al., 2025, arXiv:2502.14786)."""
+
+    family = SIGLIP2
+
+
+class ClipConfig(TransformersEncoderConfig):
+    """CLIP (Radford et al., 2021, arXiv:2103.00020)."""
+
+    family = CLIP
+
+
+class TransformersEncoder(nn.Module):
+    """A vision tower of transformers as an extra encoder.
+
+    The image arrives resized so that the tower's patch grid is the host's grid (or `oversample`
+    times it along each side). Class and register tokens are dropped, position embeddings are
+    interpolated by the model's own code, and no token is ever padding.
+
+    The module sets no `requires_grad`: freezing belongs to the trainer. Each call looks anew
+    whether a gradient can flow; where none can, nothing is stored for the backward pass and the
+    tower runs in evaluation mode (a frozen tower has nothing to regularise).
+
+    Args:
+        model: The tower.
+        tower: What `model` is.
+        transform: Its preprocessing.
+        layer: As in the configuration; blocks behind it are taken out.
+        pooling: As in the configuration.
+        source: Where the weights come from: `name`, and for a checkpoint `path` and `revision`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        tower: Tower,
+        transform: GridTransform,
+        layer: int,
+        pooling: Literal["mean", "unshuffle"],
+        source: Mapping[str, str],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.source = dict(source)
+        self._tower = tower
+        self._transform = transform
+        self._layer = layer
+        self._pooling = pooling
+        if layer < -1:
+            self._cut(layer)
+
+    @property
+    def width(self) -> int:
+        """Width of a token."""
+        width = int(self.model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        return width * self._transform.oversample**2 if self._pooling == "unshuffle" else width
+
+    @property
+    def transform(self) -> GridTransform:
+        """The encoder's own preprocessing."""
+        return self._transform
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether a checkpoint holds these weights; if not, they must be saved with the model."""
+        return "path" in self.source
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The encoder's source and a hash of its weights."""
+        return {**self.source, "weights": fingerprint(self)}
+
+    def encode(self, images: Sequence[Tensor], geometries: Sequence[ImageGeometry]) -> VisualTokens:
+        """Encode prepared images into one token a cell of their geometry.
+
+        Images of equal size run together; the order is kept, and what an image's tokens are does
+        not depend on its neighbours.
+
+        Args:
+            images: For each image float (3, height, width), as `transform` returns it.
+            geometries: The host's geometry of each image.
+
+        Raises:
+            InputError: There is no image.
+            GeometryError: An image has not the size that its geometry asks for.
+        """
+        if not images:
+            raise InputError("encode received no image; call it with one image or more")
+        for index, (image, geometry) in enumerate(zip(images, geometries, strict=True)):
+            expected = (3, *self._transform.size(geometry))
+            if tuple(image.shape) != expected:
+                raise GeometryError(
+                    f"image {index}: shape {tuple(image.shape)}, but a grid of {geometry.rows} x "
+                    f"{geometry.columns} cells asks for {expected}; prepare images with this "
+                    "encoder's own transform and the same geometry"
+                )
+        features: list[Tensor | None] = [None] * len(images)
+        learns = torch.is_grad_enabled() and self._can_learn(images)
+        self.model.train(self.training and learns)
+        with torch.set_grad_enabled(learns):
+            for members in group_by_shape(images):
+                tokens = self._run(torch.stack([images[index] for index in members]))
+                for index, row in zip(members, tokens, strict=True):
+                    features[index] = row
+        return VisualTokens.from_images([f for f in features if f is not None], geometries)
+
+    def save(self, directory: Path) -> None:
+        """Write the tower as a checkpoint that `path` can name, preprocessing included.
+
+        Raises:
+            InputError: The tower was cut at an inner layer.
+        """
+        if self._layer != -1:
+            raise InputError(
+                f"an encoder cut at layer {self._layer} cannot be saved as a checkpoint of its "
+                "own; save one built with layer -1"
+            )
+        save_tower(self.model, self._transform, directory)
+
+    def _can_learn(self, images: Sequence[Tensor]) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters()) or any(
+            image.requires_grad for image in images
+        )
+
+    def _run(self, pixels: Tensor) -> Tensor:
+        """Run the tower: (B, 3, height, width) to (B, rows * columns, width)."""
+        patch = self._transform.patch
+        rows, columns = pixels.shape[-2] // patch, pixels.shape[-1] // patch
+        pixels = pixels.to(next(self.model.parameters()).dtype)
+        if self._tower.patches:
+            grid = torch.tensor([[rows, columns]], device=pixels.device).expand(len(pixels), 2)
+            flat = to_patches(pixels, patch)
+            present = torch.ones(flat.shape[:2], dtype=torch.long, device=pixels.device)
+            output = self.model(
+                pixel_values=flat, pixel_attention_mask=present, spatial_shapes=grid
+            )
+        else:
+            output = self.model(pixel_values=pixels, **self._tower.arguments)
+        # Class and register tokens stand before the patches in every one of these towers.
+        tokens = output.last_hidden_state[:, -rows * columns :]
+        return pool_cells(tokens, (rows, columns), self._transform.oversample, self._pooling)
+
+    def _cut(self, layer: int) -> None:
+        blocks = self.model.get_submodule(self._tower.layers)
+        assert isinstance(blocks, nn.ModuleList)
+        keep = len(blocks) + 1 + layer
+        if keep < 1:
+            raise InputError(
+                f"layer {layer} asked of a tower with {len(blocks)} blocks; "
+                f"choose -1 to {-len(blocks)}"
+            )
+        self.model.set_submodule(self._tower.layers, blocks[:keep])
+        if self._tower.norm:
+            self.model.set_submodule(self._tower.norm, nn.Identity())

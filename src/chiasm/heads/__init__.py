@@ -1,0 +1,1 @@
+"""From states to answers: what a model predicts besides text."""

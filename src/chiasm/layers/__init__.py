@@ -1,0 +1,1 @@
+"""Blocks without policy: mechanisms that several stages use."""

@@ -1,0 +1,1 @@
+"""The families: composition of parts, and nothing else."""

@@ -1,0 +1,1 @@
+"""Losses as sums with counts, one class a loss."""
