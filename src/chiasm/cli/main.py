@@ -39,7 +39,8 @@ GROUPS = ("data", "recipes")
 class FaultReportingGroup(TyperGroup):
     """Turns chiasm's own errors into a message and exit code 1; any other error keeps its trace."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    # Typer has used two libraries' classes for the context; it is only passed on here.
+    def invoke(self, ctx: Any) -> Any:
         """Run the chosen verb."""
         try:
             return super().invoke(ctx)
