@@ -6,7 +6,8 @@ heads must be even, and a width that heads divide is not prime; those stay as sm
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from chiasm.core.batch import IGNORE, IMAGE_TOKEN, Batch
 from chiasm.language.host import Host
 
 SPECIAL_TOKENS = (
@@ -179,16 +181,15 @@ def tiny_qwen3_vl_config(**text: Any) -> Qwen3VLConfig:
 
 
 def tiny_llava_config(**text: Any) -> LlavaConfig:
-    """LLaVA-1.5: width 43, 3 layers; CLIP tower of 5 layers at 35 pixels, 7 x 7 patches of 5."""
+    """LLaVA-1.5: width 42, 3 layers; CLIP tower of 5 layers at 35 pixels, 7 x 7 patches of 5."""
     return LlavaConfig(
         text_config=LlamaConfig(
             **{
-                "hidden_size": 43,
+                "hidden_size": 42,
                 "intermediate_size": 61,
                 "num_hidden_layers": 3,
                 "num_attention_heads": 3,
                 "num_key_value_heads": 1,
-                "head_dim": 14,
                 "max_position_embeddings": 4099,
                 "initializer_range": 0.2,
                 **_text_ids(),
@@ -281,3 +282,60 @@ def picture(height: int, width: int, seed: int = 0) -> Image.Image:
     base = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
     noise = generator.integers(-40, 41, (height, width, 3))
     return Image.fromarray(np.clip(base + noise, 0, 255).astype(np.uint8))
+
+
+def tiny_batch(
+    host: Host,
+    conversations: Sequence[Sequence[str | Image.Image]],
+    *,
+    answers: Sequence[str] = (),
+    padding: Literal["left", "right"] = "right",
+) -> Batch:
+    """Build a batch by hand: one user turn a row, of texts and images, and the answer if given.
+
+    The answer, with the token that ends it, is supervised.
+    """
+    images = [part for row in conversations for part in row if not isinstance(part, str)]
+    prepared = host.preparer.prepare(images)
+    counts = iter(prepared.token_counts)
+    rows: list[tuple[list[int], list[int]]] = []
+    for index, parts in enumerate(conversations):
+        content = [
+            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+            for part in parts
+        ]
+        pieces = host.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        ).split(host.image_token)
+        text = pieces[0] + "".join(host.image_text(next(counts)) + piece for piece in pieces[1:])
+        ids = host.tokenizer(text, add_special_tokens=False)["input_ids"]
+        answer = (
+            [*host.tokenizer(answers[index])["input_ids"], host.tokenizer.eos_token_id]
+            if answers
+            else []
+        )
+        rows.append((ids + answer, [IGNORE] * len(ids) + answer))
+    longest = max(len(ids) for ids, _ in rows)
+
+    def pad(values: list[int], fill: int) -> list[int]:
+        filler = [fill] * (longest - len(values))
+        return filler + values if padding == "left" else values + filler
+
+    input_ids = torch.tensor([pad(ids, host.pad_id) for ids, _ in rows])
+    attention_mask = torch.tensor([pad([1] * len(ids), 0) for ids, _ in rows])
+    placeholders = (input_ids == host.image_token_id) & (attention_mask == 1)
+    owners = [
+        row
+        for row, parts in enumerate(conversations)
+        for part in parts
+        if not isinstance(part, str)
+    ]
+    return Batch(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        labels=torch.tensor([pad(labels, IGNORE) for _, labels in rows]),
+        token_types=placeholders.long() * IMAGE_TOKEN,
+        host_images=prepared.tensors,
+        image_rows=torch.tensor(owners, dtype=torch.long),
+        geometries=prepared.geometries,
+    )

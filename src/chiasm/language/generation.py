@@ -1,0 +1,113 @@
+"""Text from a spliced batch, through the library's own generate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from chiasm.core.errors import InputError
+from chiasm.language.hosts.mrope import text_positions
+from chiasm.language.splice import Spliced, check_ends_real
+
+
+def generate(
+    model: Any,
+    spliced: Spliced,
+    *,
+    tokenizer: Any,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+) -> list[list[int]]:
+    """Write what follows each row. No gradient is kept.
+
+    The generation settings of the checkpoint play no part: a repetition penalty or a temperature
+    stored there would change what "greedy" means without a word.
+
+    Args:
+        model: The host's model.
+        spliced: Rows that end in a real token, that is, padded on the left.
+        tokenizer: Needed for `stop`.
+        eos_ids: Each of these ends a row.
+        pad_id: Fills rows that ended before the others.
+        max_new_tokens: At most this many tokens a row, at least 1.
+        temperature: 0 takes the likeliest token; above 0 samples from the global generator.
+        top_p: With sampling, the share of probability that is kept, in (0, 1]. Greedy ignores it.
+        stop: Texts that end a row when it has written them; they stay in the result.
+
+    Returns:
+        For each row its new tokens, without the end token and what follows it.
+
+    Raises:
+        InputError: A row ends in padding, or a setting is out of range.
+    """
+    _check(max_new_tokens, temperature, top_p)
+    check_ends_real(spliced.attention_mask, "generation")
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(eos_ids),
+        pad_token_id=pad_id,
+        use_cache=True,
+        stop_strings=list(stop) or None,
+        **sampling,
+    )
+    with _own_settings_only(model):
+        sequences = model.generate(
+            input_ids=spliced.input_ids,
+            attention_mask=spliced.attention_mask,
+            position_ids=_generation_positions(spliced),
+            mm_encoder_outputs=dict(spliced.mm_encoder_outputs),
+            generation_config=settings,
+            tokenizer=tokenizer if stop else None,
+            **spliced.host_kwargs,
+        )
+    ends = {*eos_ids, pad_id}
+    return [_until(row, ends) for row in sequences[:, spliced.input_ids.shape[1] :].tolist()]
+
+
+def _check(max_new_tokens: int, temperature: float, top_p: float) -> None:
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    if temperature < 0:
+        raise InputError(f"temperature is {temperature}; it must be 0 (greedy) or above (sampling)")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p is {top_p}; it must lie in (0, 1], 1 keeps all tokens")
+
+
+def _generation_positions(spliced: Spliced) -> Tensor:
+    """Add to three-fold positions the plain ones, which the library carries on top in generate."""
+    positions = spliced.position_ids
+    if positions.ndim == 2:
+        return positions
+    return torch.cat([text_positions(spliced.attention_mask)[None], positions])
+
+
+@contextmanager
+def _own_settings_only(model: Any) -> Iterator[None]:
+    """Hide the checkpoint's generation settings, from which unset values would be filled."""
+    stored = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = stored
+
+
+def _until(row: Sequence[int], ends: set[int]) -> list[int]:
+    kept: list[int] = []
+    for token in row:
+        if token in ends:
+            break
+        kept.append(token)
+    return kept

@@ -1,0 +1,15 @@
+"""The families of hosts: one short adapter each."""
+
+from __future__ import annotations
+
+from chiasm.language.hosts.llava import LlavaAdapter
+from chiasm.language.hosts.protocol import HostAdapter
+from chiasm.language.hosts.qwen2_5_vl import Qwen25VLAdapter
+from chiasm.language.hosts.qwen3_vl import Qwen3VLAdapter
+
+HOSTS: dict[str, HostAdapter] = {
+    "llava": LlavaAdapter(),
+    "qwen2_5_vl": Qwen25VLAdapter(),
+    "qwen3_vl": Qwen3VLAdapter(),
+}
+"""By the `model_type` of the checkpoint's configuration."""

@@ -1,0 +1,95 @@
+"""LLaVA-1.5: a CLIP or SigLIP tower of one size, one patch a token, plain positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from chiasm.core.config import lookup
+from chiasm.core.errors import ConfigError
+from chiasm.core.grid import ImageGeometry
+from chiasm.core.tokens import VisualTokens
+from chiasm.language.hosts.mrope import text_positions
+from chiasm.language.hosts.protocol import Extras, HostTokens, Written
+from chiasm.language.hosts.square_images import SquareImages
+from chiasm.language.hosts.written import cell_repeats
+
+SELECT = {"clip_vision_model": "default", "siglip_vision_model": "full"}
+"""By tower, the feature selection that leaves one token a patch: CLIP has a class token to drop."""
+
+
+@dataclass(frozen=True)
+class LlavaAdapter:
+    """What differs in LLaVA-1.5; see `HostAdapter`."""
+
+    model_type: str = "llava"
+    decoder_name: str = "model.language_model"
+    separated: bool = False
+
+    def image_token_id(self, config: Any) -> int:
+        """Return the id of `<image>`."""
+        return int(config.image_token_id)
+
+    def image_text(self, placeholder: str, count: int) -> str:
+        """Repeat the placeholder."""
+        return placeholder * count
+
+    def preparer(self, config: Any, image_processor: Any) -> SquareImages:
+        """Return the preparer for the tower's one size."""
+        vision = config.vision_config
+        wanted = lookup(SELECT, vision.model_type, "vision tower of a LLaVA host")
+        if config.vision_feature_select_strategy != wanted:
+            raise ConfigError(
+                f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} with a "
+                f"{vision.model_type} does not give one token a patch; only {wanted!r} does"
+            )
+        return SquareImages.from_config(vision, image_processor)
+
+    def parts(self, model: Any) -> dict[str, nn.Module]:
+        """Return tower, projector, and decoder with its output layer."""
+        core = model.base_model
+        return {
+            "vision": core.vision_tower,
+            "projector": core.multi_modal_projector,
+            "language": nn.ModuleDict(
+                {"language_model": core.language_model, "lm_head": model.lm_head}
+            ),
+        }
+
+    def encode(
+        self, model: Any, host_images: Mapping[str, Tensor], geometries: Sequence[ImageGeometry]
+    ) -> HostTokens:
+        """Return one token a patch, row by row."""
+        output = model.base_model.get_image_features(
+            pixel_values=host_images["pixel_values"], return_dict=True
+        )
+        return HostTokens(VisualTokens.from_images(list(output.pooler_output), geometries), {})
+
+    def write(self, rows: Sequence[Tensor], extras: Extras, tokens_per_cell: int) -> Written:
+        """Write the cells as they are."""
+        output = BaseModelOutputWithPooling(pooler_output=tuple(rows))
+        return Written(tuple(rows), cell_repeats(rows, tokens_per_cell), {"image": output})
+
+    def positions(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_types: Tensor,
+        host_images: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Return int64 (B, S): the place among the real tokens of the row."""
+        return text_positions(attention_mask)
+
+    def model_kwargs(
+        self, token_types: Tensor, host_images: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return nothing: the family's forward knows no token types."""
+        return {}
+
+    def forget(self, model: Any) -> None:
+        """Do nothing: the family's model remembers nothing between calls."""

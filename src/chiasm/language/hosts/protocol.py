@@ -1,0 +1,145 @@
+"""What differs between families of hosts, as a protocol, and the types that cross it.
+
+How the families that are still to come fit, so that no method here needs to change:
+
+- LLaVA-NeXT writes base tokens, then the un-padded fine grid with a newline token closing each
+  row. Its adapter returns the fine grid as `HostTokens.tokens` (one token a cell) and the base
+  tokens and newlines as extras; `write` puts them back in the order of the text, with one
+  placeholder for each, and a repeat of 1 for what is no cell.
+- InternVL cuts an image into tiles and adds a thumbnail. The tiles, side by side, are the grid; the
+  thumbnail is an extra. `write` returns tile order, and `ImagePreparer` counts both.
+- DeepSeek-VL and Janus (understanding) resize to a square with padding and have one grid of 24 x 24
+  tokens: LLaVA with another preparer (the padding is a positive offset) and other part names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from chiasm.core.grid import ImageGeometry
+from chiasm.core.protocols import ImagePreparer
+from chiasm.core.tokens import VisualTokens
+
+Extras = Mapping[str, tuple[tuple[Tensor, ...], ...]]
+"""What a family adds to its visual tokens: by name, for each level, one tensor an image."""
+
+PART_NAMES = ("vision", "projector", "language")
+"""The parts of every host. Together they hold each parameter of the model exactly once."""
+
+
+@dataclass(frozen=True)
+class HostTokens:
+    """What the host's own tower saw.
+
+    Attributes:
+        tokens: One token a cell, in the width of the language model.
+        extras: Whatever else the family feeds its language model (`deepstack` for Qwen3-VL).
+    """
+
+    tokens: VisualTokens
+    extras: Extras
+
+
+@dataclass(frozen=True)
+class Written:
+    """Visual tokens in the order in which they stand in the text.
+
+    Attributes:
+        features: For each image float (positions in the text, D).
+        repeats: For each image int64 (placeholders in the batch's text,): how many positions each
+            placeholder becomes. Sums to the length of `features`.
+        mm_encoder_outputs: The library's own form of the same, by modality.
+    """
+
+    features: tuple[Tensor, ...]
+    repeats: tuple[Tensor, ...]
+    mm_encoder_outputs: Mapping[str, Any]
+
+
+class HostAdapter(Protocol):
+    """All that chiasm needs to know of a family; stateless, one instance a `model_type`."""
+
+    @property
+    def model_type(self) -> str:
+        """The `model_type` of the family's configuration."""
+        ...
+
+    @property
+    def decoder_name(self) -> str:
+        """Dotted name of the text decoder inside the model, as `named_modules` gives it."""
+        ...
+
+    @property
+    def separated(self) -> bool:
+        """Whether some other token always stands between two images in the text."""
+        ...
+
+    def image_token_id(self, config: Any) -> int:
+        """Return the id of the placeholder of one visual token."""
+        ...
+
+    def image_text(self, placeholder: str, count: int) -> str:
+        """Return what the one placeholder that the chat template writes becomes for `count` tokens.
+
+        InternVL and Janus add their begin and end tokens here; most families only repeat.
+        """
+        ...
+
+    def preparer(self, config: Any, image_processor: Any) -> ImagePreparer:
+        """Return what turns images into the tower's input and tells their geometry.
+
+        Raises:
+            ConfigError: The image processor does not fit the model, or is of a kind whose geometry
+                is not known.
+        """
+        ...
+
+    def parts(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Return the modules named by `PART_NAMES`."""
+        ...
+
+    def encode(
+        self, model: Any, host_images: Mapping[str, Tensor], geometries: Sequence[ImageGeometry]
+    ) -> HostTokens:
+        """Run the host's tower and projector. Gradients flow wherever a part asks for them."""
+        ...
+
+    def write(self, rows: Sequence[Tensor], extras: Extras, tokens_per_cell: int) -> Written:
+        """Put visual tokens into the order of the text.
+
+        Args:
+            rows: For each image float (cells * tokens_per_cell, D). Where there are several tokens
+                a cell, the host's own comes first in each cell.
+            extras: As `encode` returned them, one entry a cell.
+            tokens_per_cell: How many tokens stand for a cell.
+        """
+        ...
+
+    def positions(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_types: Tensor,
+        host_images: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Return position ids of the batch's text, before any repeats.
+
+        Returns:
+            int64 (B, S), or (3, B, S) for time, row and column where the family rotates by three.
+        """
+        ...
+
+    def model_kwargs(
+        self, token_types: Tensor, host_images: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return what else the family's forward wants, `token_types` int64 (B, S) after repeats."""
+        ...
+
+    def forget(self, model: Any) -> None:
+        """Clear what the family's model remembers between calls."""
+        ...
