@@ -1,12 +1,23 @@
 """One stream out of several. Each fusion starts as a no-op on the host it is added to."""
 
+from chiasm.fusion.concat import ConcatFusionConfig
+from chiasm.fusion.cross_attention import CrossAttentionFusionConfig
 from chiasm.fusion.gated import GatedFusionConfig
+from chiasm.fusion.interleave import InterleaveFusionConfig
 
-FUSIONS = {
+FusionConfig = (
+    GatedFusionConfig | ConcatFusionConfig | InterleaveFusionConfig | CrossAttentionFusionConfig
+)
+"""Every configuration of the table."""
+
+FUSIONS: dict[str, type[FusionConfig]] = {
     "gated": GatedFusionConfig,
+    "concat": ConcatFusionConfig,
+    "interleave": InterleaveFusionConfig,
+    "cross_attention": CrossAttentionFusionConfig,
 }
 """Name to configuration; `FUSIONS[name](...).build(host_width=, encoder_widths=)` is a `Fusion`.
 
 A fusion of your own: a configuration class with that `build`, added here by one line, or simply an
-object with a `fuse` method given to the model.
+`nn.Module` with a `fuse` method given to the model.
 """
