@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-ImageSource = Path | str | Image.Image | NDArray[np.uint8]
-"""A path, a PIL image, or an array HWC uint8 in [0, 255]."""
+ImageSource = Path | str | bytes | Image.Image | NDArray[np.uint8]
+"""A path, the bytes of an image file, a PIL image, or an array HWC uint8 in [0, 255]."""
 
 Role = Literal["system", "user", "assistant"]
 

@@ -1,0 +1,1 @@
+"""Files to typed batches: formats, media, prompts, collation, mixtures, and the check of a file."""
