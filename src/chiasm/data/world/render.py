@@ -174,9 +174,10 @@ def _paint(
 
 
 def _thing_texture(thing: Thing, footprint: _Footprint) -> Float:
-    # The origin is a whole pixel that goes with the thing, so the grain stays on the pixel grid.
-    columns = np.arange(footprint.columns.start, footprint.columns.stop) - int(thing.x)
-    rows = np.arange(footprint.rows.start, footprint.rows.stop) - int(thing.y)
+    # The origin goes with the thing in steps of two pixels: a fine grain stays on the pixel grid,
+    # and the squares of a coarse one stay whole when the picture is halved.
+    columns = np.arange(footprint.columns.start, footprint.columns.stop) - 2 * int(thing.x / 2)
+    rows = np.arange(footprint.rows.start, footprint.rows.stop) - 2 * int(thing.y / 2)
     strength = _smooth(footprint.depth / np.float32(FADE)) if thing.fine else footprint.opacity
     return modulation(thing.texture, thing.texture_period, columns, rows) * strength
 
