@@ -174,6 +174,8 @@ class TransformersEncoder(nn.Module):
         self._pooling = pooling
         if layer < -1:
             self._cut(layer)
+        # Taken now: training moves the weights, and identity tells what was built on.
+        self._identity = {**self.source, "weights": fingerprint(self.model)}
 
     @property
     def width(self) -> int:
@@ -193,8 +195,8 @@ class TransformersEncoder(nn.Module):
 
     @property
     def identity(self) -> dict[str, str]:
-        """The encoder's source and a hash of its weights."""
-        return {**self.source, "weights": fingerprint(self)}
+        """The encoder's source and a hash of its weights as they were when it was built."""
+        return dict(self._identity)
 
     def encode(self, images: Sequence[Tensor], geometries: Sequence[ImageGeometry]) -> VisualTokens:
         """Encode prepared images into one token a cell of their geometry.

@@ -11,7 +11,7 @@ from chiasm.core.batch import Batch
 from chiasm.core.errors import InputError
 from chiasm.core.outputs import Outputs
 from chiasm.core.protocols import Collate
-from chiasm.encoders.image import TransformersEncoder
+from chiasm.encoders.protocol import Encoder, as_modules
 from chiasm.heads.cells import CellHead
 from chiasm.models.probes import build_probe_samples, probing
 
@@ -29,9 +29,7 @@ class CellClassifier(nn.Module):
         collator: Turns samples into batches; used by `probe` only.
     """
 
-    def __init__(
-        self, *, tower: TransformersEncoder, name: str, head: CellHead, collator: Collate
-    ) -> None:
+    def __init__(self, *, tower: Encoder, name: str, head: CellHead, collator: Collate) -> None:
         super().__init__()
         self.tower = tower
         self.name = name
@@ -41,7 +39,7 @@ class CellClassifier(nn.Module):
     @property
     def parts(self) -> dict[str, nn.Module]:
         """`tower` and `head`."""
-        return {"tower": self.tower, "head": self.head}
+        return {**as_modules({"tower": self.tower}), "head": self.head}
 
     @property
     def new_parts(self) -> frozenset[str]:
