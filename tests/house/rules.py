@@ -80,7 +80,9 @@ def file_lengths(root: Path) -> list[str]:
     families, hosts = package(root) / "models", package(root) / "language" / "hosts"
     faults = []
     for path in python_files(package(root)):
-        limit = 199 if path.parent == families else 120 if path.parent == hosts else 400
+        # What every host answers is described once, at the length that takes; adapters stay short.
+        adapter = path.parent == hosts and path.name != "protocol.py"
+        limit = 199 if path.parent == families else 120 if adapter else 400
         if (lines := line_count(path)) > limit:
             faults.append(f"{place(path, root)}: {lines} lines, at most {limit}; split it")
     return faults

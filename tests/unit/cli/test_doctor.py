@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from chiasm.cli import doctor as module
+from chiasm.cli import environment as module
 from chiasm.cli.main import app
 from chiasm.cli.output import console
 
