@@ -77,12 +77,17 @@ def rouge_l(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> f
     Raises:
         InputError: The lists do not pair up or are empty.
     """
+    scores = rouge_l_scores(hypotheses, references)
+    return sum(scores) / len(scores)
+
+
+def rouge_l_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """Return ROUGE-L of each caption; see `rouge_l`."""
     check_texts("rouge_l", hypotheses, references)
-    scores = [
+    return [
         _rouge(hypothesis.split(), [text.split() for text in accepted])
         for hypothesis, accepted in zip(hypotheses, references, strict=True)
     ]
-    return sum(scores) / len(scores)
 
 
 def _rouge(words: Sequence[str], texts: Sequence[Sequence[str]]) -> float:

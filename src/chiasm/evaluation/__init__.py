@@ -1,0 +1,1 @@
+"""Suites, the runner, its report, and the honest analysis of a gate."""

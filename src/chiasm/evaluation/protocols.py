@@ -1,0 +1,131 @@
+"""What evaluation asks of a model. Families and the inference session implement it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chiasm.core.errors import InputError
+from chiasm.core.grid import ImageGeometry
+from chiasm.core.samples import Sample
+
+HOST = "host"
+"""Name of the host's own stream."""
+
+Force = str | Sequence[float] | None
+"""How to set the gate: None as learned; the name of a stream for that stream alone (`"host"`: the
+extra encoders contribute nothing); or one share a stream, host first, summing to 1."""
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """What shaped the answers, beside the weights: goes into every report.
+
+    Attributes:
+        prompt: The chat template's rendering of one question, with its placeholders unexpanded.
+        dtype: Data type of the weights, for example "bfloat16".
+        attention: Attention backend, for example "sdpa".
+        pixels: Pixel budget of images, by the preparer's own names (`min_pixels`, `max_pixels`).
+        generation: Decoding options (`max_new_tokens`, ...).
+        model: Name or directory of the run.
+    """
+
+    prompt: str
+    dtype: str
+    attention: str
+    pixels: Mapping[str, int] = field(default_factory=dict)
+    generation: Mapping[str, object] = field(default_factory=dict)
+    model: str = ""
+
+
+class Answerer(Protocol):
+    """Answers questions in text."""
+
+    def answers(self, samples: Sequence[Sample]) -> list[str]:
+        """Answer the last user turn of each sample, greedily, one text a sample, in order.
+
+        The samples end with that user turn: no assistant turn follows, and `truth` is empty.
+        Earlier assistant turns, if any, are given history.
+        """
+        ...
+
+    def describe(self) -> AnswerSettings:
+        """Return what shaped the answers."""
+        ...
+
+
+@dataclass(frozen=True)
+class GateReading:
+    """What a gate did with I images and S streams (the host first).
+
+    Attributes:
+        weights: float (I, S), the share of each stream, averaged over tokens and channels; at
+            least 0, a row sums to 1.
+        contributions: float (I, S), the mean over tokens of the norm of share times projected
+            feature: what each stream adds to the fused tokens. At least 0, no unit.
+        maps: For each image float (rows, columns, S), the share at each cell.
+        geometries: The cells of each image in its original pixels.
+    """
+
+    weights: NDArray[np.float64]
+    contributions: NDArray[np.float64]
+    maps: tuple[NDArray[np.float64], ...]
+    geometries: tuple[ImageGeometry, ...]
+
+    def __post_init__(self) -> None:
+        images, streams = self.weights.shape
+        counts = (len(self.contributions), len(self.maps), len(self.geometries))
+        if counts != (images, images, images):
+            raise InputError(
+                f"gate reading: {images} rows of weights, but {counts[0]} of contributions, "
+                f"{counts[1]} maps, {counts[2]} geometries; give each once an image"
+            )
+        for index, (row, cells, geometry) in enumerate(
+            zip(self.weights, self.maps, self.geometries, strict=True)
+        ):
+            if not (row >= 0).all() or abs(row.sum() - 1) > 1e-3:
+                raise InputError(
+                    f"gate reading: image {index}: weights {row.tolist()}; shares must be at "
+                    "least 0 and sum to 1"
+                )
+            if cells.shape != (geometry.rows, geometry.columns, streams):
+                raise InputError(
+                    f"gate reading: image {index}: map of shape {cells.shape} for a grid of "
+                    f"{geometry.rows} x {geometry.columns} and {streams} streams"
+                )
+
+
+class GatedModel(Answerer, Protocol):
+    """A model with several eyes that can be looked into and intervened on."""
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams, "host" first, then the extra encoders."""
+        ...
+
+    @property
+    def gated(self) -> bool:
+        """Whether the fusion has a gate; without one `gates` is never called."""
+        ...
+
+    def gates(self, samples: Sequence[Sample]) -> GateReading:
+        """Read the gate for all images of the samples, in the order of samples and images."""
+        ...
+
+    def answers(
+        self, samples: Sequence[Sample], force: Force = None, shuffle: bool = False
+    ) -> list[str]:
+        """Answer as `Answerer.answers` does, with an intervention.
+
+        Args:
+            samples: Questions; see `Answerer.answers`.
+            force: How to set the gate. A fusion without gate takes None and "host" only, the
+                latter meaning that its contribution to the host's tokens is zero.
+            shuffle: Give each image the extra encoders' features of the next image of the batch
+                (the last one those of the first). The host's own features stay in place.
+        """
+        ...
