@@ -1,0 +1,1 @@
+"""Few tokens out of many, with sizes and sources."""

@@ -1,0 +1,1 @@
+"""Set media once, ask many times."""

@@ -1,0 +1,1 @@
+"""Attention types, one file each."""

@@ -1,0 +1,1 @@
+"""The schema, the loader and the shipped recipes."""
