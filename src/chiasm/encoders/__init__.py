@@ -9,13 +9,18 @@ from chiasm.encoders.image import (
     SiglipConfig,
     TransformersEncoderConfig,
 )
+from chiasm.encoders.timm import TimmEncoderConfig
 
-ENCODERS: dict[str, type[TransformersEncoderConfig]] = {
+EncoderConfig = TransformersEncoderConfig | TimmEncoderConfig
+"""Every configuration of the table."""
+
+ENCODERS: dict[str, type[EncoderConfig]] = {
     "dinov2": Dinov2Config,
     "dinov2_registers": Dinov2RegistersConfig,
     "dinov3": Dinov3Config,
     "siglip": SiglipConfig,
     "siglip2": Siglip2Config,
     "clip": ClipConfig,
+    "timm": TimmEncoderConfig,
 }
 """Name to configuration; `ENCODERS[name](...).build()` is a `VisionEncoder`."""

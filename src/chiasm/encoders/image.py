@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from chiasm.core.config import Config
-from chiasm.core.errors import GeometryError, InputError
+from chiasm.core.errors import InputError
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.encoders.families import (
@@ -25,16 +25,11 @@ from chiasm.encoders.families import (
     Tower,
 )
 from chiasm.encoders.fingerprint import fingerprint
-from chiasm.encoders.grids import group_by_shape, pool_cells, to_patches
+from chiasm.encoders.grids import pool_cells, to_patches
 from chiasm.encoders.loading import build_tower, load_tower, save_tower
+from chiasm.encoders.precision import PRECISIONS, Precision
+from chiasm.encoders.running import can_learn, encode_grouped, learning
 from chiasm.encoders.transform import GridTransform
-
-Precision = Literal["float32", "bfloat16", "float16"]
-PRECISIONS: dict[Precision, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 class TransformersEncoderConfig(Config):
@@ -209,28 +204,11 @@ class TransformersEncoder(nn.Module):
             geometries: The host's geometry of each image.
 
         Raises:
-            InputError: There is no image.
+            InputError: There is no image, or not one geometry an image.
             GeometryError: An image has not the size that its geometry asks for.
         """
-        if not images:
-            raise InputError("encode received no image; call it with one image or more")
-        for index, (image, geometry) in enumerate(zip(images, geometries, strict=True)):
-            expected = (3, *self._transform.size(geometry))
-            if tuple(image.shape) != expected:
-                raise GeometryError(
-                    f"image {index}: shape {tuple(image.shape)}, but a grid of {geometry.rows} x "
-                    f"{geometry.columns} cells asks for {expected}; prepare images with this "
-                    "encoder's own transform and the same geometry"
-                )
-        features: list[Tensor | None] = [None] * len(images)
-        learns = torch.is_grad_enabled() and self._can_learn(images)
-        self.model.train(self.training and learns)
-        with torch.set_grad_enabled(learns):
-            for members in group_by_shape(images):
-                tokens = self._run(torch.stack([images[index] for index in members]))
-                for index, row in zip(members, tokens, strict=True):
-                    features[index] = row
-        return VisualTokens.from_images([f for f in features if f is not None], geometries)
+        with learning(self.model, can_learn(self, images), self.training):
+            return encode_grouped(self._run, self._transform, images, geometries)
 
     def save(self, directory: Path) -> None:
         """Write the tower as a checkpoint that `path` can name, preprocessing included.
@@ -244,11 +222,6 @@ class TransformersEncoder(nn.Module):
                 "own; save one built with layer -1"
             )
         save_tower(self.model, self._transform, directory)
-
-    def _can_learn(self, images: Sequence[Tensor]) -> bool:
-        return any(parameter.requires_grad for parameter in self.parameters()) or any(
-            image.requires_grad for image in images
-        )
 
     def _run(self, pixels: Tensor) -> Tensor:
         """Run the tower: (B, 3, height, width) to (B, rows * columns, width)."""

@@ -24,6 +24,11 @@ class Encoder(VisionEncoder, Protocol):
         """Name, path and revision of the checkpoint, and a hash of the weights as built."""
         ...
 
+    @property
+    def description(self) -> str:
+        """What decides the tokens besides weights and image: preprocessing, layer, pooling."""
+        ...
+
 
 def as_modules(encoders: Mapping[str, Encoder]) -> dict[str, nn.Module]:
     """Return encoders as the modules that they are.
