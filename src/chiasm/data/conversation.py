@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -40,9 +40,7 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
-def conversation_faults(
-    turns: Sequence[Turn], image_count: int, origin: str, field: str = "turns"
-) -> list[Fault]:
+def conversation_faults(turns: Sequence[Turn], image_count: int, origin: str) -> list[Fault]:
     """Return everything wrong with a conversation.
 
     At most one system turn, at the start; then user and assistant in alternation, a user first;
@@ -53,48 +51,61 @@ def conversation_faults(
         turns: The conversation.
         image_count: Number of images of the sample.
         origin: File and line, for the faults.
-        field: Name of the list of turns, for the faults.
     """
-    faults = [Fault(origin, *found) for found in _turn_faults(turns, field)]
+    places = [f"turns[{index}]" for index in range(len(turns))]
+    faults = role_faults(turns, origin, places) + content_faults(turns, origin, places)
     references = [part for turn in turns for part in turn.parts if isinstance(part, int)]
     if references != list(range(image_count)):
         faults.append(
             Fault(
                 origin,
-                field,
+                "turns",
                 f"refers to images {references}, the sample has {image_count}",
-                "refer to each image exactly once, in order; put one placeholder for each image",
+                "refer to each image exactly once, in order",
             )
         )
     return faults
 
 
-def _turn_faults(turns: Sequence[Turn], field: str) -> Iterator[tuple[str, str, str]]:
+def role_faults(turns: Sequence[Turn], origin: str, places: Sequence[str]) -> list[Fault]:
+    """Return what is wrong with who speaks when; `places` name the turns in messages."""
     if not turns:
-        yield field, "no turns", "a conversation needs at least a user turn"
+        return [Fault(origin, "turns", "none", "a conversation needs at least a user turn")]
+    faults = []
     expected = "user"
-    for index, turn in enumerate(turns):
-        place = f"{field}[{index}]"
+    for index, (turn, place) in enumerate(zip(turns, places, strict=True)):
         if turn.role not in ROLES:
-            yield f"{place}.role", shown(turn.role), f"allowed: {', '.join(ROLES)}"
+            allowed = f"allowed: {', '.join(ROLES)}"
+            faults.append(Fault(origin, place, f"{shown(turn.role)} is not a role", allowed))
         elif turn.role == "system":
             if index > 0:
-                yield f"{place}.role", "'system'", "a system turn may only be the first"
+                allowed = "a system turn may only be the first"
+                faults.append(Fault(origin, place, "a system turn", allowed))
         else:
             if turn.role != expected:
-                yield (
-                    f"{place}.role",
-                    shown(turn.role),
-                    f"expected {expected!r}; user and assistant alternate, a user first",
-                )
+                allowed = f"expected {expected}: user and assistant alternate, a user first"
+                faults.append(Fault(origin, place, f"a turn of the {turn.role}", allowed))
             expected = "assistant" if turn.role == "user" else "user"
+    if all(turn.role == "system" for turn in turns):
+        faults.append(Fault(origin, places[-1], "no turn follows", "a user turn is needed"))
+    return faults
+
+
+def content_faults(turns: Sequence[Turn], origin: str, places: Sequence[str]) -> list[Fault]:
+    """Return what is wrong with what is said; `places` name the turns in messages."""
+    faults = []
+    for turn, place in zip(turns, places, strict=True):
         has_image = any(isinstance(part, int) for part in turn.parts)
         if not turn.text.strip() and not has_image:
-            yield f"{place}.content", shown(turn.text), "a turn needs text that is not blank"
+            allowed = "a turn needs text that is not blank"
+            faults.append(Fault(origin, place, f"{shown(turn.text)} is no content", allowed))
         if turn.role == "assistant" and has_image:
-            yield f"{place}.content", "an image", "images stand in user or system turns"
+            allowed = "images stand in user or system turns"
+            faults.append(Fault(origin, place, "an image in an assistant turn", allowed))
         if turn.supervised and turn.role != "assistant":
-            yield f"{place}.supervised", "True", "only assistant turns can be supervised"
+            allowed = "only assistant turns can be supervised"
+            faults.append(Fault(origin, place, f"a supervised {turn.role} turn", allowed))
+    return faults
 
 
 def name_of(sample: Sample) -> str:

@@ -1,0 +1,380 @@
+"""What all formats share: images, texts and extra fields of one record, with its faults collected.
+
+Extra fields, the same in every format:
+
+- `id`: text or whole number, unique in the file; by default FILE:LINE.
+- `group`: a label for grouped reports.
+- `answers`: accepted answers: a text, a list of texts, or one list of texts an assistant turn.
+- `kind`: the question kind. `split`: the split the record belongs to.
+- `boxes`: XYXY in original pixels: a list of boxes, or one such list an image.
+- `cells`: by name, labels (rows x columns of whole numbers), or one such table an image.
+
+All but `id` and `group` go to `Sample.truth` under their name. Any other field is kept as it is in
+`Sample.truth["fields"]`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from chiasm.core.errors import MediaError
+from chiasm.core.samples import ImageSource, Role, Sample, Turn
+from chiasm.data.conversation import Fault, content_faults, role_faults, shown
+from chiasm.data.media import local_path
+from chiasm.data.records import Record
+
+MARKER = "<image>"
+"""Stands in a text for the next image of the record."""
+
+CAPTION_REQUEST = "Describe this image."
+"""What a caption without a user turn is taken to answer."""
+
+EXTRAS = ("id", "group", "answers", "kind", "split", "boxes", "cells")
+IMAGE_FIELDS = ("image", "images", "image_path", "image_paths")
+
+Supervise = Literal["all", "last"]
+Parts = list[str | int]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How records are read.
+
+    Attributes:
+        media_root: Folder that relative media paths start from.
+        supervise: Whether training scores all assistant turns, or the last one only.
+        caption_request: The user turn written before a caption that has none.
+        group: Group of records that name none.
+    """
+
+    media_root: Path
+    supervise: Supervise = "all"
+    caption_request: str = CAPTION_REQUEST
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to write conversations down.
+
+    Attributes:
+        claims: Whether a record has this form; looks at keys only, and never fails.
+        read: Reads the turns of a record, reporting faults to the reader.
+        form: The form in a line, for messages.
+        consumes: Fields it reads, besides the extra and image fields.
+    """
+
+    claims: Callable[[Mapping[str, Any]], bool]
+    read: Callable[[RecordReader], None]
+    form: str
+    consumes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Media:
+    """An image named by a record: the field it stands in, and the source."""
+
+    field: str
+    source: ImageSource
+
+
+class RecordReader:
+    """Reads one record into a sample and collects everything wrong with it.
+
+    Args:
+        record: The record.
+        options: How records are read.
+        consumed: Fields that the format itself reads.
+    """
+
+    def __init__(self, record: Record, options: ReadOptions, consumed: Sequence[str]) -> None:
+        self.consumed = consumed
+        self.record = record
+        self.fields = record.fields
+        self.options = options
+        self.faults: list[Fault] = []
+        self.media: list[Media] = []
+        self.placeholders = 0
+        self.identifier = ""
+        self._turns: list[Turn] = []
+        self._places: list[str] = []
+        self._roles_known = True
+
+    def fault(self, field: str, value: str, allowed: str) -> None:
+        """Report one fault."""
+        self.faults.append(Fault(self.record.origin, field, value, allowed))
+
+    def text(self, value: Any, field: str) -> str:
+        """Return a text, or report what stands in its place and return an empty one."""
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                self.fault(field, f"half a character at {error.start}", "write whole characters")
+                return ""
+            return value
+        self.fault(field, "missing" if value is None else shown(value), "a text is needed")
+        return ""
+
+    def role(self, value: Any, field: str, names: Mapping[str, Role]) -> Role:
+        """Return the role that a name stands for, or report it."""
+        if isinstance(value, str) and value in names:
+            return names[value]
+        self._roles_known = False
+        self.fault(
+            field,
+            "missing" if value is None else f"{shown(value)} is not a role",
+            f"allowed: {', '.join(names)}",
+        )
+        return "user"
+
+    def turn(self, role: Role, parts: Sequence[str | int], place: str) -> None:
+        """Add a turn; `place` names it in messages."""
+        self._turns.append(Turn(role, _joined(parts), role == "assistant"))
+        self._places.append(place)
+
+    def entries(self, field: str) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return the objects of a list field with their places, reporting what is no object."""
+        value = self.fields.get(field)
+        if not isinstance(value, list) or not value:
+            self.fault(
+                field,
+                "missing" if value is None else shown(value),
+                "a list with at least one message is needed",
+            )
+            return []
+        found: list[tuple[str, Mapping[str, Any]]] = []
+        for index, entry in enumerate(value):
+            if isinstance(entry, dict):
+                found.append((f"{field}[{index}]", entry))
+            else:
+                self._roles_known = False
+                self.fault(f"{field}[{index}]", shown(entry), "a message is an object {...}")
+        return found
+
+    def declared_images(self, names: Sequence[str] = IMAGE_FIELDS) -> bool:
+        """Take the images of the record's image fields; return whether there is such a field."""
+        present = [name for name in names if self.fields.get(name) is not None]
+        if len(present) > 1:
+            self.fault(" and ".join(present), "both given", "name the images in one field")
+        for name in present[:1]:
+            value = self.fields[name]
+            several = value if isinstance(value, list) else [value]
+            for index, source in enumerate(several):
+                self.add_image(source, f"{name}[{index}]" if isinstance(value, list) else name)
+        return bool(present)
+
+    def add_image(self, value: Any, field: str) -> None:
+        """Add an image: a path, a URI, bytes, or an object with `bytes`, `path` or `url`."""
+        if isinstance(value, dict):
+            value = next(
+                (value[key] for key in ("bytes", "path", "url") if value.get(key) is not None), None
+            )
+        if isinstance(value, bytes):
+            self.media.append(Media(field, value))
+        elif isinstance(value, str) and value.strip() and "\0" not in value:
+            try:
+                inline = value[:5].lower() == "data:"
+                self.media.append(
+                    Media(field, value if inline else self.options.media_root / local_path(value))
+                )
+            except MediaError as error:
+                self.fault(field, str(error).rstrip("."), "allowed: paths and data: URIs")
+                self.media.append(Media(field, b""))
+        else:
+            self.fault(field, shown(value), "an image is a path, a data: URI or bytes")
+            self.media.append(Media(field, b""))
+
+    def take_image(self) -> int:
+        """Return the index of the image that the next placeholder stands for."""
+        self.placeholders += 1
+        return self.placeholders - 1
+
+    def marked(self, text: str) -> Parts:
+        """Split a text at its `<image>` markers; one line break beside a marker goes with it.
+
+        The host's chat template writes its own surroundings of an image, so the line break that
+        LLaVA files put there is not part of what is said.
+        """
+        parts: Parts = []
+        pieces = re.split(f"{MARKER}\n?|\n{MARKER}", text)
+        for index, piece in enumerate(pieces):
+            if index:
+                parts.append(self.take_image())
+            if piece:
+                parts.append(piece)
+        return parts
+
+    def finish(self) -> Sample | None:
+        """Return the sample, or None when anything is wrong with the record."""
+        self._supervise()
+        if self.placeholders != len(self.media):
+            self.fault(
+                "images",
+                f"{self.placeholders} placeholder(s) for {len(self.media)} image(s)",
+                "each image has exactly one placeholder in the text",
+            )
+        if self._turns and self._roles_known:
+            self.faults += role_faults(self._turns, self.record.origin, self._places)
+        if self._turns:
+            self.faults += content_faults(self._turns, self.record.origin, self._places)
+        self.identifier, group, truth = self._identifier(), self._label("group"), self._truth()
+        if rest := other_fields(self.fields, self.consumed):
+            truth["fields"] = rest
+        if self.faults:
+            return None
+        return Sample(
+            identifier=self.identifier,
+            turns=tuple(self._turns),
+            images=tuple(media.source for media in self.media),
+            group=group or self.options.group,
+            truth=truth,
+            origin=self.record.origin,
+        )
+
+    @property
+    def has_user(self) -> bool:
+        """Whether a user turn was read."""
+        return any(turn.role == "user" for turn in self._turns)
+
+    def put_images_first(self) -> None:
+        """Put the images that no placeholder stands for at the start of the first user turn."""
+        rest = [self.take_image() for _ in range(self.placeholders, len(self.media))]
+        for index, turn in enumerate(self._turns):
+            if turn.role == "user" and rest:
+                self._turns[index] = Turn("user", (*rest, *turn.parts))
+                return
+
+    def insert_request(self) -> None:
+        """Write the caption request as the first user turn, after a system turn."""
+        at = 1 if self._turns and self._turns[0].role == "system" else 0
+        self._turns.insert(at, Turn("user", (self.options.caption_request,)))
+        self._places.insert(at, "(caption request)")
+
+    def _supervise(self) -> None:
+        if self.options.supervise == "last":
+            places = [i for i, turn in enumerate(self._turns) if turn.role == "assistant"]
+            for index in places[:-1]:
+                self._turns[index] = Turn("assistant", self._turns[index].parts)
+
+    def _identifier(self) -> str:
+        value = self.fields.get("id")
+        if value is None:
+            return f"{self.record.file.name}:{self.record.line}"
+        if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+            self.fault("id", shown(value), "a text or a whole number is needed")
+            return ""
+        return str(value)
+
+    def _label(self, field: str) -> str:
+        value = self.fields.get(field)
+        if value is None:
+            return ""
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return str(value)
+        self.fault(field, shown(value), "a text is needed")
+        return ""
+
+    def _truth(self) -> dict[str, Any]:
+        truth: dict[str, Any] = {
+            field: self._label(field)
+            for field in ("kind", "split")
+            if self.fields.get(field) is not None
+        }
+        readers = {"answers": self._answers, "boxes": self._boxes, "cells": self._cells}
+        for field, read in readers.items():
+            if self.fields.get(field) is not None:
+                truth[field] = read(self.fields[field])
+        return truth
+
+    def _answers(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return [value]
+        if isinstance(value, list) and value:
+            if all(isinstance(answer, str) for answer in value):
+                return value
+            if all(
+                isinstance(turn, list) and turn and all(isinstance(answer, str) for answer in turn)
+                for turn in value
+            ):
+                turns = sum(turn.role == "assistant" for turn in self._turns)
+                if turns and turns != len(value):
+                    self.fault(
+                        "answers",
+                        f"{len(value)} lists for {turns} assistant turns",
+                        "give one list an assistant turn",
+                    )
+                return value
+        self.fault("answers", shown(value), "allowed: a text, texts, or a list of texts a turn")
+        return []
+
+    def _boxes(self, value: Any) -> list[Any]:
+        several = len(self.media) != 1
+        if not isinstance(value, list) or (several and len(value) != len(self.media)):
+            self.fault("boxes", shown(value), f"a list for each of {len(self.media)} image(s)")
+            return []
+        for image, boxes in enumerate(value if several else [value]):
+            for index, box in enumerate(boxes if isinstance(boxes, list) else [boxes]):
+                if not _is_box(box):
+                    place = f"boxes[{image}][{index}]" if several else f"boxes[{index}]"
+                    allowed = "a box is [left, top, right, bottom] in pixels, with left < right"
+                    self.fault(place, shown(box), f"{allowed} and top < bottom")
+        return value
+
+    def _cells(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self.fault("cells", shown(value), "labels by name: {name: [[...], ...]}")
+            return {}
+        several = len(self.media) > 1
+        return {
+            name: [self._table(table, f"cells.{name}[{i}]") for i, table in enumerate(tables)]
+            if several and isinstance(tables, list)
+            else self._table(tables, f"cells.{name}")
+            for name, tables in value.items()
+        }
+
+    def _table(self, value: Any, field: str) -> Any:
+        if value is None:
+            return None
+        try:
+            table = np.asarray(value)
+        except ValueError:
+            table = np.zeros(0)
+        if table.ndim != 2 or table.dtype.kind not in "iu":
+            self.fault(field, shown(value), "rows x columns of whole numbers are needed")
+        return table
+
+
+def other_fields(fields: Mapping[str, Any], consumed: Sequence[str]) -> dict[str, Any]:
+    """Return the fields that no reader takes."""
+    known = {*consumed, *EXTRAS, *IMAGE_FIELDS}
+    return {name: value for name, value in fields.items() if name not in known}
+
+
+def _is_box(box: Any) -> bool:
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(side, int | float) and not isinstance(side, bool) for side in box)
+        and all(abs(side) < math.inf for side in box)
+        and box[0] < box[2]
+        and box[1] < box[3]
+    )
+
+
+def _joined(parts: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Join neighbouring texts and leave out empty ones."""
+    joined: Parts = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(last := joined[-1], str):
+            joined[-1] = last + part
+        elif part != "":
+            joined.append(part)
+    return tuple(joined)
