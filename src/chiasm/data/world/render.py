@@ -13,7 +13,7 @@ from chiasm.data.world.textures import modulation
 
 Float = NDArray[np.float32]
 
-FADE = 2.5
+FADE = 3.5
 """Pixels over which a fine texture fades towards an edge. A texture cut off sharply has a spectrum
 of its own along the cut, and halving the picture would leave a trace of it there."""
 

@@ -120,11 +120,11 @@ def test_fine_grain_is_seen_at_full_size_and_gone_at_half(index: int) -> None:
     full = np.abs(grained.image.astype(float) - plain.image)[area].mean()
     half = np.abs(halved(grained.image) - halved(plain.image))[half_area]
     least_noise = FINE.noise[0]
-    # Measured over 150 scenes: full 16.9, half 0.43 on average (most of it rounding to whole
-    # intensities) and at most 7 in single pixels at sharp corners.
+    # Measured over 150 scenes: full 15.4, half 0.35 on average (most of it rounding to whole
+    # intensities) and at most 5 in single pixels at sharp corners.
     assert full > 8
     assert half.mean() < least_noise
-    assert half.max() <= 12
+    assert half.max() <= 9
 
 
 def test_coarse_textures_survive_halving() -> None:
