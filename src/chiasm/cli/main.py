@@ -7,6 +7,8 @@ Exit codes: 0 done; 1 a fault in the user's input or data, told on standard erro
 next; 2 wrong usage.
 """
 
+import inspect
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any
@@ -57,6 +59,8 @@ def build_app() -> typer.Typer:
         help="New senses for open vision-language models.",
         epilog="Start with: chiasm doctor, then chiasm quickstart --output runs/quickstart",
         no_args_is_help=True,
+        # Plain help: rich takes as long to import as all the rest, and reads `[video]` as a style.
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,
         add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -68,10 +72,21 @@ def build_app() -> typer.Typer:
             continue
         module = import_module(module_name)
         if verb in GROUPS:
+            for command in module.app.registered_commands:
+                command.help = help_of(command.callback)
             app.add_typer(module.app, name=verb)
         else:
-            app.command(verb)(getattr(module, verb))
+            run = getattr(module, verb)
+            app.command(verb, help=help_of(run))(run)
     return app
+
+
+def help_of(run: Callable[..., Any]) -> str:
+    """A verb's docstring as its help, with the lines of its examples kept as they are."""
+    paragraphs = (inspect.getdoc(run) or "").split("\n\n")
+    return "\n\n".join(
+        f"\b\n{text}" if "chiasm " in text and "\n" in text else text for text in paragraphs
+    )
 
 
 def show_version(asked: bool) -> None:

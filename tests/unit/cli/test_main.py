@@ -7,8 +7,6 @@ import sys
 import pytest
 import typer
 from rich.console import Console
-from rich.text import Text
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from chiasm import __version__
@@ -73,27 +71,24 @@ def test_help_of_each_verb_has_an_example(verb: str) -> None:
     assert f"chiasm {verb}" in result.stdout
 
 
-def help_texts() -> list[str]:
-    """The help of every verb, every verb of a group, and each of their options."""
-    waiting, texts = [get_command(module.app)], []
-    while waiting:
-        command = waiting.pop()
-        texts += [command.help, *(getattr(option, "help", None) for option in command.params)]
-        waiting += getattr(command, "commands", {}).values()
-    return [text for text in texts if text]
+def see() -> None:
+    """See [video] with two eyes, where one eye alone would have been quite enough for the one.
+
+    Examples:
+        chiasm see runs/dual
+        chiasm see runs/dual key.path=[3]
+    """
 
 
-def test_help_shows_its_brackets() -> None:
-    """Help is read as rich markup, where `[video]` is a style and vanishes; write `\\[video]`."""
-    lost = [text for text in help_texts() if Text.from_markup(text).plain != unescape(text)]
-    assert not lost
-    assert Text.from_markup("chiasm[video]").plain != unescape("chiasm[video]")
-    assert Text.from_markup("chiasm\\[video]").plain == unescape("chiasm\\[video]")
-
-
-def unescape(text: str) -> str:
-    """What a writer of help means by it."""
-    return text.replace("\\[", "[")
+def test_help_keeps_examples_and_brackets() -> None:
+    app = typer.Typer(rich_markup_mode=None)
+    app.command(help=module.help_of(see))(see)
+    lines = CliRunner().invoke(app, ["--help"]).stdout.splitlines()
+    assert "See [video] with two eyes" in lines[2]
+    assert [line.strip() for line in lines if "chiasm see" in line] == [
+        "chiasm see runs/dual",
+        "chiasm see runs/dual key.path=[3]",
+    ]
 
 
 def test_help_runs_without_heavy_imports() -> None:
