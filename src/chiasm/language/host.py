@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,7 +48,7 @@ class Host(nn.Module):
     def __init__(
         self,
         *,
-        model: nn.Module,
+        model: Any,
         tokenizer: Any,
         image_processor: Any,
         adapter: HostAdapter | None = None,
@@ -56,7 +57,7 @@ class Host(nn.Module):
     ) -> None:
         super().__init__()
         self.model: Any = model
-        config = self.model.config
+        config = model.config
         self.adapter = adapter or lookup(HOSTS, config.model_type, "host model type")
         self.tokenizer = tokenizer
         self.image_processor = image_processor
@@ -76,6 +77,7 @@ class Host(nn.Module):
         dtype: torch.dtype = torch.float32,
         revision: str | None = None,
         attention: Attention = "sdpa",
+        known_as: str | None = None,
     ) -> Host:
         """Load a host from a directory or by its name on the hub; remote code is never run.
 
@@ -84,6 +86,8 @@ class Host(nn.Module):
             dtype: Type of the weights in memory.
             revision: Branch, tag or commit on the hub.
             attention: `sdpa`, `eager`, or `flash_attention_2` where it is installed.
+            known_as: What `identity` calls it in place of `name`, so that a shipped host is the
+                same on every machine.
 
         Raises:
             CheckpointError: The checkpoint is missing, incomplete or not in safetensors.
@@ -95,7 +99,7 @@ class Host(nn.Module):
             model=load_model(source, dtype=dtype, revision=revision, attention=attention),
             tokenizer=load_tokenizer(source, revision=revision),
             image_processor=load_image_processor(source, revision=revision),
-            name=source,
+            name=known_as or source,
             revision=revision,
         )
 
@@ -164,9 +168,15 @@ class Host(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute layers in the backward pass; takes effect in training mode."""
-        self.model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+        with warnings.catch_warnings():
+            # The only name that every supported release of transformers 5 knows.
+            warnings.filterwarnings("ignore", "`gradient_checkpointing_enable`", FutureWarning)
+            self.model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+        # The library makes embeddings ask for gradients, which only the reentrant form needs; a
+        # frozen tower would then keep every activation.
+        self.model.disable_input_require_grads()
 
     def encode(
         self, host_images: Mapping[str, Tensor], geometries: Sequence[ImageGeometry]

@@ -1,0 +1,181 @@
+"""A host from scratch: Qwen2.5-VL classes at a size of one's own, and a tokenizer of its own text.
+
+For hosts small enough to train where no checkpoint can be had, and for experiments in which the
+whole history of a host must be known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from pydantic import Field, model_validator
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+)
+
+from chiasm.core.config import Config
+from chiasm.language.host import Host
+
+END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
+SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END, VISION_START, VISION_END, IMAGE, VIDEO)
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}"
+    "{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{%- elif part['type'] == 'text' -%}{{ part['text'] }}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+)
+
+
+class ScratchHostConfig(Config):
+    """Sizes of a Qwen2.5-VL host that starts from random weights.
+
+    Attributes:
+        vocabulary: Most tokens of the tokenizer, special tokens and the 256 bytes included.
+        width: Width of the language model.
+        layers: Layers of the language model.
+        heads: Query heads; each is `width / heads` wide.
+        key_value_heads: Key and value heads, shared by groups of query heads.
+        intermediate: Width inside the language model's MLPs.
+        vision_width: Width of the tower.
+        vision_layers: Layers of the tower; all of them attend to the whole picture.
+        vision_heads: Heads of the tower.
+        vision_intermediate: Width inside the tower's MLPs.
+        patch: Side of a patch in pixels of the resized picture.
+        merge: Patches along a side of a visual token.
+        pixels: (least, most) pixels of the resized picture; the picture keeps its shape.
+        embedding_deviation: Standard deviation of the initial weights of the language model.
+        seed: Seed of the initial weights.
+    """
+
+    vocabulary: int = Field(default=640, ge=300)
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    key_value_heads: int = 2
+    intermediate: int = 320
+    vision_width: int = 96
+    vision_layers: int = 4
+    vision_heads: int = 4
+    vision_intermediate: int = 192
+    patch: int = 4
+    merge: int = 2
+    pixels: tuple[int, int] = (32 * 32, 56 * 56)
+    embedding_deviation: float = Field(default=0.02, gt=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> ScratchHostConfig:
+        if self.width % (self.heads * 2) or self.heads % self.key_value_heads:
+            raise ValueError(
+                f"width {self.width} must be a multiple of twice the heads ({self.heads}), and "
+                f"heads a multiple of key_value_heads ({self.key_value_heads})"
+            )
+        if self.vision_width % (self.vision_heads * 4):
+            raise ValueError(
+                f"vision_width {self.vision_width} must be a multiple of four times vision_heads "
+                f"({self.vision_heads}), for rotary positions in two directions"
+            )
+        return self
+
+    def build(self, corpus: Iterable[str]) -> Host:
+        """Train the tokenizer on a corpus and initialise the model."""
+        tokenizer = train_tokenizer(corpus, self.vocabulary)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            model = Qwen2_5_VLForConditionalGeneration(self._model_config(tokenizer))
+        return Host(
+            model=model,
+            tokenizer=tokenizer,
+            image_processor=Qwen2VLImageProcessor(
+                patch_size=self.patch,
+                merge_size=self.merge,
+                temporal_patch_size=2,
+                size={"shortest_edge": self.pixels[0], "longest_edge": self.pixels[1]},
+            ),
+            name="scratch",
+        )
+
+    def _model_config(self, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
+        token = tokenizer.convert_tokens_to_ids
+        half = self.width // self.heads // 2
+        side = half * 3 // 8
+        return Qwen2_5_VLConfig(
+            text_config={
+                "vocab_size": len(tokenizer),
+                "hidden_size": self.width,
+                "intermediate_size": self.intermediate,
+                "num_hidden_layers": self.layers,
+                "num_attention_heads": self.heads,
+                "num_key_value_heads": self.key_value_heads,
+                "max_position_embeddings": 4096,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_section": [half - 2 * side, side, side],
+                },
+                "initializer_range": self.embedding_deviation,
+                "tie_word_embeddings": True,
+                "bos_token_id": None,
+                "eos_token_id": token(TURN_END),
+                "pad_token_id": token(END_OF_TEXT),
+            },
+            vision_config={
+                "depth": self.vision_layers,
+                "hidden_size": self.vision_width,
+                "intermediate_size": self.vision_intermediate,
+                "num_heads": self.vision_heads,
+                "patch_size": self.patch,
+                "spatial_merge_size": self.merge,
+                "temporal_patch_size": 2,
+                "window_size": 8 * self.patch * self.merge,
+                "fullatt_block_indexes": list(range(self.vision_layers)),
+                "out_hidden_size": self.width,
+            },
+            image_token_id=token(IMAGE),
+            video_token_id=token(VIDEO),
+            vision_start_token_id=token(VISION_START),
+            vision_end_token_id=token(VISION_END),
+            tie_word_embeddings=True,
+        )
+
+
+def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer with the chat template of Qwen-VL.
+
+    Any text can be written with it, since every byte is a token; words of the corpus are short.
+
+    Args:
+        corpus: Texts.
+        vocabulary: Most tokens; a small corpus may give fewer.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=END_OF_TEXT,
+        eos_token=TURN_END,
+        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+        chat_template=CHAT_TEMPLATE,
+    )
