@@ -30,6 +30,12 @@ class Fault:
     value: str
     allowed: str
 
+    @property
+    def line(self) -> int:
+        """The line of the origin; 0 where it names none."""
+        number = self.origin.rpartition(":")[2]
+        return int(number) if number.isascii() and number.isdigit() else 0
+
     def __str__(self) -> str:
         return f"{self.origin}: {self.field}: {self.value}; {self.allowed}"
 

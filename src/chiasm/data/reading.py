@@ -43,11 +43,13 @@ class Reading:
 
     Attributes:
         format: The format it was read as; empty when none fits.
-        entries: The records, in order.
+        records: How many records the file holds.
+        entries: Those that are of the format, in order.
         faults: Everything wrong, in the order of the file.
     """
 
     format: str
+    records: int
     entries: tuple[Entry, ...]
     faults: tuple[Fault, ...]
 
@@ -85,10 +87,13 @@ def read_file(
     if convert is not None:
         records = [_converted(record, convert, options) for record in records]
         format = "messages"
+    fitting = records
     if format == AUTO:
-        format, records = _detect(records, faults)
-    entries = [_read(record, format, options, faults) for record in records]
-    return Reading(format, tuple(entries), _in_order(_unique(entries, faults)))
+        format, fitting = _detect(records, faults)
+    entries = [_read(record, format, options, faults) for record in fitting]
+    _add_repeated(entries, faults)
+    in_order = sorted(faults, key=lambda fault: fault.line)
+    return Reading(format, len(records), tuple(entries), tuple(in_order))
 
 
 def read_record(
@@ -174,7 +179,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _unique(entries: Sequence[Entry], faults: list[Fault]) -> list[Fault]:
+def _add_repeated(entries: Sequence[Entry], faults: list[Fault]) -> None:
     """Add a fault for every identifier that stands twice."""
     seen: dict[str, str] = {}
     for entry in entries:
@@ -182,14 +187,3 @@ def _unique(entries: Sequence[Entry], faults: list[Fault]) -> list[Fault]:
         if entry.identifier and first != entry.origin:
             value = f"{shown(entry.identifier)} stands already at {first}"
             faults.append(Fault(entry.origin, "id", value, "an id stands once in a file"))
-    return faults
-
-
-def _in_order(faults: Sequence[Fault]) -> tuple[Fault, ...]:
-    """Sort faults by line, keeping the order within a line."""
-    return tuple(sorted(faults, key=lambda fault: _line(fault.origin)))
-
-
-def _line(origin: str) -> int:
-    number = origin.rpartition(":")[2]
-    return int(number) if number.isdigit() else 0
