@@ -80,7 +80,7 @@ def _compare(setting: Setting) -> str:
     name = {CONTROL: "The control run", SHUFFLED: "With shuffled features the model"}.get(
         setting.name, f"With {setting.name} the model"
     )
-    ends = f"interval {difference.low * 100:+.1f} to {difference.high * 100:+.1f}"
+    ends = f"interval {_points(difference.low)} to {_points(difference.high)}"
     if not difference.excludes_zero:
         return (
             f"{name} scores {_share(setting)}: no difference to the model as trained is shown "
@@ -105,6 +105,10 @@ def _difference(setting: Setting) -> Interval:
 
 def _share(setting: Setting) -> str:
     return f"{setting.accuracy.mean:.1%}"
+
+
+def _points(value: float) -> str:
+    return f"{value * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _range(interval: Interval) -> str:

@@ -30,6 +30,9 @@ from chiasm.metrics.normalisation import normalise_answer
 LEARNED, MEAN, SHUFFLED, CONTROL = "learned", "mean gate", "shuffled", "control"
 """Names of settings, beside `NAME only` for each stream."""
 
+FEW_SAMPLES = 30
+"""Below this many samples the report warns that intervals are too narrow."""
+
 Progress = Callable[[str, int], None]
 """Called with the name of the setting and the number of questions just answered."""
 
@@ -92,8 +95,8 @@ class GateAnalysis:
         """Return the setting of a name, or None where it was not measured."""
         return next((setting for setting in self.settings if setting.name == name), None)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as plain values."""
+    def summary_json(self) -> dict[str, Any]:
+        """Return the numbers over all questions and images, as plain values."""
         return {
             "streams": list(self.streams),
             "settings": [
@@ -106,6 +109,14 @@ class GateAnalysis:
             ],
             "majority_baseline": self.majority,
             "gate": None if self.gate is None else asdict(self.gate),
+            "notes": list(self.notes),
+            "context": dict(self.context),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values: the summary, every image and every question."""
+        return {
+            **self.summary_json(),
             "images": self._images(),
             "questions": [
                 {
@@ -119,8 +130,6 @@ class GateAnalysis:
                 }
                 for at, question in enumerate(self.questions)
             ],
-            "notes": list(self.notes),
-            "context": dict(self.context),
         }
 
     def _images(self) -> list[dict[str, Any]]:
@@ -183,6 +192,11 @@ def analyse(
     questions = split_questions(samples)
     notes: list[str] = []
     pictured = [sample for sample in samples if sample.images]
+    if len(samples) < FEW_SAMPLES:
+        notes.append(
+            f"Only {len(samples)} sample(s): intervals resampled from so few are too narrow to "
+            f"rest a claim on; take {FEW_SAMPLES} or more."
+        )
     if len(pictured) < len(samples):
         notes.append(f"{len(samples) - len(pictured)} of {len(samples)} samples have no image.")
     reading = _read_gates(model, pictured, batch_size) if model.gated else None

@@ -45,13 +45,13 @@ class Histogram:
     """Shares of one stream over the images of one group.
 
     Attributes:
-        group: Name of the group; "all" for all images together.
+        group: Name of the group; None for all images together.
         stream: Name of the stream.
         counts: Images in each of `HISTOGRAM_BINS` equal bins over [0, 1], the last one closed.
         mean: Mean share with its interval.
     """
 
-    group: str
+    group: str | None
     stream: str
     counts: tuple[int, ...]
     mean: Interval
@@ -151,8 +151,8 @@ def _histograms(
     bootstrap: Bootstrap,
 ) -> tuple[Histogram, ...]:
     found = []
-    for group in ("all", *sorted(set(groups))):
-        members = [place for place, name in enumerate(groups) if group in ("all", name)]
+    for group in (None, *sorted(set(groups))):
+        members = [place for place, name in enumerate(groups) if group in (None, name)]
         for column, stream in enumerate(streams):
             values = weights[members, column]
             counts, _ = np.histogram(values, bins=HISTOGRAM_BINS, range=(0.0, 1.0))

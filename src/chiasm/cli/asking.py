@@ -1,0 +1,74 @@
+"""Progress of verbs that ask a model many questions: a bar on a terminal, lines otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from chiasm.cli.output import console
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def asking(total: int) -> Iterator[Callable[[str, int], None]]:
+    """Show how many of `total` questions are answered, for each stage of the work.
+
+    Args:
+        total: Questions of one stage.
+
+    Yields:
+        A function of a stage's name and the number of questions just answered.
+    """
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as progress:
+            yield _Bars(progress, total)
+    else:
+        yield _Lines(total)
+
+
+class _Bars:
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress = progress
+        self.total = total
+        self.tasks: dict[str, TaskID] = {}
+
+    def __call__(self, stage: str, count: int) -> None:
+        if stage not in self.tasks:
+            self.tasks[stage] = self.progress.add_task(stage, total=self.total, rate="")
+        task = self.progress.tasks[self.progress.task_ids.index(self.tasks[stage])]
+        rate = f"{task.speed:.1f} questions/s" if task.speed else ""
+        self.progress.update(self.tasks[stage], advance=count, rate=rate)
+
+
+class _Lines:
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.stage = ""
+        self.done = 0
+        self.told = 0.0
+
+    def __call__(self, stage: str, count: int) -> None:
+        if stage != self.stage:
+            self.stage, self.done, self.told = stage, 0, monotonic()
+        self.done += count
+        if self.done >= self.total or monotonic() - self.told > SECONDS_BETWEEN_LINES:
+            self.told = monotonic()
+            console.print(f"{stage}: {self.done} of {self.total} questions", markup=False)

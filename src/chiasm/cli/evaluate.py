@@ -1,0 +1,107 @@
+"""`chiasm evaluate`: scores a model's answers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from chiasm.cli.asking import asking
+from chiasm.cli.output import Json, console, emit
+
+if TYPE_CHECKING:
+    from chiasm.evaluation.report import EvaluationReport, GroupResult
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run directory, or the name of a shipped model.")],
+    data: Annotated[Path, typer.Option(help="Dataset file: JSON, JSONL or Parquet.")],
+    suite: Annotated[
+        str, typer.Option(help="Metrics: answers, true_false, vqa or captions.")
+    ] = "answers",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Report to write (JSON); predictions are put beside it as JSONL."),
+    ] = None,
+    train_data: Annotated[
+        Path | None,
+        typer.Option(help="Training data: the majority baseline is counted on its answers."),
+    ] = None,
+    media_root: Annotated[
+        Path | None, typer.Option(help="Folder that relative media paths start from.")
+    ] = None,
+    keep_history: Annotated[
+        bool, typer.Option(help="Ask later turns with the true earlier ones before them.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions a batch.")] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
+    json: Json = False,
+) -> None:
+    """Score a model's answers, by group, with intervals and the majority baseline.
+
+    Example: chiasm evaluate runs/dual --data world/test.jsonl --output results/dual.json
+    """
+    from chiasm.data.dataset import load_dataset
+    from chiasm.evaluation.bootstrap import Bootstrap
+    from chiasm.evaluation.questions import split_questions
+    from chiasm.evaluation.runner import evaluate as run_evaluation
+    from chiasm.recipes.loading import load_run
+
+    samples = list(load_dataset(data, media_root=media_root))
+    training = None if train_data is None else list(load_dataset(train_data))
+    model = load_run(run)
+    with asking(len(split_questions(samples, keep_history=keep_history))) as tell:
+        report = run_evaluation(
+            model,
+            samples,
+            suite,
+            batch_size=batch_size,
+            train_samples=training,
+            keep_history=keep_history,
+            bootstrap=Bootstrap(seed=seed),
+            data=str(data),
+            progress=lambda count: tell("answering", count),
+        )
+    document = report.to_json()
+    if output is not None:
+        paths = report.save(output)
+        document["files"] = [str(path) for path in paths]
+        console.print(f"wrote {paths[0]} and {paths[1]}", markup=False, soft_wrap=True)
+    emit(document, as_json=json, render=lambda target: _show(report, target))
+
+
+def _show(report: "EvaluationReport", target: Console) -> None:
+    metrics = [*report.overall.scores, *report.overall.corpus]
+    table = Table(title=f"suite {report.suite}")
+    table.add_column("group")
+    table.add_column("n", justify="right")
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    baseline = report.overall.baseline
+    if baseline is not None:
+        table.add_column(f"majority ({baseline.source})", justify="right")
+    for group in (report.overall, *report.by_group):
+        table.add_row(*_cells(group, metrics))
+    target.print(table)
+    target.print(report.context["intervals"], style="dim", markup=False)
+    if report.overall.other_answers:
+        target.print(
+            f"{report.overall.other_answers} of {report.overall.count} answers are none of the "
+            "allowed ones and count as wrong"
+        )
+
+
+def _cells(group: "GroupResult", metrics: list[str]) -> list[str]:
+    cells = [escape(group.name) or "(none)", str(group.count)]
+    for metric in metrics:
+        if metric in group.scores:
+            found = group.scores[metric]
+            cells.append(f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f})")
+        else:
+            score = group.corpus[metric]
+            cells.append("too few" if score is None else f"{score:.3f}")
+    if group.baseline is not None:
+        cells.append(f"{group.baseline.score:.3f}")
+    return cells
