@@ -37,6 +37,7 @@ class TransformersEncoderConfig(Config):
 
     Attributes:
         path: Local directory or hub name of a checkpoint in the form of transformers.
+        revision: Branch, tag or commit on the hub.
         architecture: Values of the library's configuration class, for random weights. A
             `model_type` in it chooses among the family's towers.
         layer: Which block's output to read, counted from the end: -1 is the model's own last
@@ -51,6 +52,7 @@ class TransformersEncoderConfig(Config):
     family: ClassVar[Family]
 
     path: str | None = None
+    revision: str | None = None
     architecture: dict[str, Any] | None = None
     layer: int = Field(default=-1, le=-1)
     oversample: int = Field(default=1, ge=1, le=4)
@@ -75,7 +77,7 @@ class TransformersEncoderConfig(Config):
         """
         dtype = PRECISIONS[self.dtype]
         if self.path is not None:
-            loaded = load_tower(self.family, self.path, dtype)
+            loaded = load_tower(self.family, self.path, dtype, self.revision)
         else:
             loaded = build_tower(self.family, self.architecture or {}, dtype)
         return TransformersEncoder(

@@ -75,19 +75,22 @@ def build_tower(family: Family, architecture: Mapping[str, Any], dtype: torch.dt
     )
 
 
-def load_tower(family: Family, path: str, dtype: torch.dtype) -> LoadedTower:
+def load_tower(
+    family: Family, path: str, dtype: torch.dtype, revision: str | None = None
+) -> LoadedTower:
     """Load a tower from a local directory or the hub; code of the checkpoint is never run.
 
     Args:
         family: The kind of encoder.
         path: Local directory or hub name. A text-and-image checkpoint gives its image tower.
         dtype: Type of the weights.
+        revision: Branch, tag or commit on the hub.
 
     Raises:
         CheckpointError: It cannot be read, is of another kind, or lacks weights.
     """
     try:
-        config = transformers.AutoConfig.from_pretrained(path)
+        config = transformers.AutoConfig.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"encoder {family.name}: no checkpoint can be read from {path!r} ({_first(error)}); "
@@ -99,14 +102,18 @@ def load_tower(family: Family, path: str, dtype: torch.dtype) -> LoadedTower:
             f"this encoder reads {', '.join(family.towers)}"
         )
     tower = family.towers[config.model_type]
-    revision = str(config._commit_hash or "")
     if not isinstance(config, tower.config):
         config = config.vision_config
     for name, value in tower.settings.items():
         setattr(config, name, value)
     try:
         model, report = tower.model.from_pretrained(
-            path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+            path,
+            config=config,
+            dtype=dtype,
+            revision=revision,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
@@ -120,7 +127,7 @@ def load_tower(family: Family, path: str, dtype: torch.dtype) -> LoadedTower:
             f"{sorted(missing)[0]!r}; it would run on random numbers. Use a complete checkpoint"
         )
     _strip(model, tower)
-    mean, deviation, resampling = _preprocessing(family, path)
+    mean, deviation, resampling = _preprocessing(family, path, revision)
     return LoadedTower(
         model=model,
         tower=tower,
@@ -128,7 +135,7 @@ def load_tower(family: Family, path: str, dtype: torch.dtype) -> LoadedTower:
         mean=mean,
         deviation=deviation,
         resampling=resampling,
-        source={"name": family.name, "path": path, "revision": revision},
+        source={"name": family.name, "path": path, "revision": revision or ""},
     )
 
 
@@ -157,10 +164,12 @@ def _strip(model: nn.Module, tower: Tower) -> None:
             modules[parent].register_parameter(own, None)
 
 
-def _preprocessing(family: Family, path: str) -> tuple[Colour, Colour, str]:
+def _preprocessing(
+    family: Family, path: str, revision: str | None
+) -> tuple[Colour, Colour, str]:
     """Read mean, deviation and filter from the checkpoint; the family's own where it has none."""
     try:
-        values, _ = ImageProcessingMixin.get_image_processor_dict(path)
+        values, _ = ImageProcessingMixin.get_image_processor_dict(path, revision=revision)
     except OSError:
         values = {}
     by_number = {int(filter_): name for name, filter_ in RESAMPLING.items()}
