@@ -195,6 +195,11 @@ class TransformersEncoder(nn.Module):
         """The encoder's source and a hash of its weights as they were when it was built."""
         return dict(self._identity)
 
+    @property
+    def description(self) -> str:
+        """What decides the tokens besides weights and image."""
+        return f"{self.source['name']} {self._transform} {self._layer} {self._pooling}"
+
     def encode(self, images: Sequence[Tensor], geometries: Sequence[ImageGeometry]) -> VisualTokens:
         """Encode prepared images into one token a cell of their geometry.
 
