@@ -1,12 +1,15 @@
 """Checkpoints of a run: whole or not there, exact to resume from, free of pickles.
 
-checkpoints/step-N/   model.safetensors, host.json, receipt.safetensors: a model that loads
-                      (the averaged weights where an average is kept)
-                      training.safetensors: the weights themselves, where an average is kept,
-                      the averages and the optimizer's state
-                      generators-R.safetensors: random generators of process R
-                      state.json: progress, audit, scaler, and what the run was asked to do
-checkpoints/last, checkpoints/best   links to two of them
+A folder `checkpoints/step-N` holds
+
+- `model.safetensors`, `host.json`, `receipt.safetensors`: a model that loads like a run directory,
+  with the averaged weights where an average is kept,
+- `training.safetensors`: the optimizer's state and, where an average is kept, the averages and the
+  weights themselves,
+- `generators-R.safetensors`: the random generators of process R,
+- `state.json`: progress, audit, scaler, and what the run was asked to do.
+
+`checkpoints/last` and `checkpoints/best` are links to two of them.
 """
 
 from __future__ import annotations

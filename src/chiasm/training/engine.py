@@ -1,38 +1,40 @@
-"""How a step runs on one process or several: autocast, gradient exchange, clipping, sums."""
+"""How a step runs on one process or several: autocast, gradient exchange, clipping."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list
-from accelerate.utils import gather_object as gather_objects
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from chiasm.core.batch import Batch
-from chiasm.core.errors import ConfigError, TrainingError
+from chiasm.core.errors import TrainingError
 from chiasm.core.outputs import Outputs
+from chiasm.training.processes import Processes
 from chiasm.training.settings import TrainingSettings
 
-# An evaluation on the first process must not outlast the patience of the others.
-_PATIENCE = timedelta(hours=2)
+Named = Sequence[tuple[str, nn.Parameter]]
+"""Parameters with their names, "part/parameter"."""
 
 
 class Engine(Protocol):
-    """What the loop asks of the machinery below it."""
+    """What the loop asks of the machinery below it.
 
-    accelerator: Accelerator
+    Attributes:
+        sees_gradients: Whether gradients can be read between backward pass and step.
+        unused: Whether processes may differ in which parameters they use.
+    """
+
     sees_gradients: bool
+    unused: bool
 
-    def wrap(self, trainable: Sequence[tuple[str, nn.Parameter]]) -> None:
+    def wrap(self, trainable: Named) -> None:
         """Prepare for a set of trainable parameters; called whenever it changes."""
         ...
 
@@ -40,46 +42,49 @@ class Engine(Protocol):
         """Run the model; floating point outputs come back in float32."""
         ...
 
-    def backward(self, loss: Tensor, last: bool, local: bool) -> None:
-        """Add to the gradients.
+    def exchange(self, last: bool, apart: bool) -> contextlib.AbstractContextManager[Any]:
+        """Return the context of a micro-batch: gradients are exchanged in the last one only.
 
         Args:
-            loss: Scalar.
             last: Whether this is the last micro-batch of the step.
-            local: Keep gradients of this process apart, for `reconcile`.
+            apart: Keep each process's gradients to itself, for `reconcile`.
         """
         ...
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a scalar to the gradients."""
+        ...
 
-def build_accelerator(settings: TrainingSettings) -> Accelerator:
-    """Build Accelerate's accelerator for the precision asked for.
+    def reconcile(self) -> None:
+        """Exchange gradients that were kept apart, and see who has which.
 
-    Raises:
-        ConfigError: The precision is not possible on this device.
-    """
-    wanted = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[settings.precision]
-    state = AcceleratorState._shared_state
-    if state and state.get("_mixed_precision") != wanted:
-        # One process may train several models one after another; Accelerate's shared state holds
-        # the first one's precision and has no other way to let go of it. Processes stay as they are.
-        AcceleratorState._reset_state()
-    try:
-        return Accelerator(
-            mixed_precision=wanted, kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)]
-        )
-    except ValueError as error:
-        raise ConfigError(
-            f"precision {settings.precision!r} is not possible here: {error}. Use fp32 or bf16"
-        ) from None
+        Raises:
+            TrainingError: Some process lacks a gradient that another would wait for, and the
+                settings do not allow it.
+        """
+        ...
+
+    def clip(self) -> float:
+        """Clip the gradients; return their norm before, over all trainable parameters."""
+        ...
+
+    def step(self) -> bool:
+        """Step the optimizer; return False if fp16 gradients overflowed, which leaves it out."""
+        ...
+
+    def zero_grad(self) -> None:
+        """Let go of all gradients."""
+        ...
 
 
 class PlainEngine:
     """One process, or several with DistributedDataParallel.
 
     Args:
-        model: The model; moved to the device in place.
+        model: The model, on its device.
         optimizer: Its optimizer.
         accelerator: From `build_accelerator`.
+        processes: The processes.
         settings: Of the run.
     """
 
@@ -90,80 +95,76 @@ class PlainEngine:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         accelerator: Accelerator,
+        processes: Processes,
         settings: TrainingSettings,
     ) -> None:
-        self.accelerator = accelerator
-        self.model = model
-        self.raw = optimizer
-        self.optimizer = accelerator.prepare_optimizer(optimizer)
-        self.settings = settings
         self.unused = bool(settings.find_unused_parameters)
-        self.wrapped: nn.Module = model
-        self.trainable: list[tuple[str, nn.Parameter]] = []
+        self._model = model
+        self._wrapped: nn.Module = model
+        self._accelerator = accelerator
+        self._optimizer = accelerator.prepare_optimizer(optimizer)
+        self._processes = processes
+        self._settings = settings
+        self._trainable: Named = ()
 
-    def wrap(self, trainable: Sequence[tuple[str, nn.Parameter]]) -> None:
-        """See `Engine.wrap`. The old wrapper is let go first: its hooks would fire too."""
-        self.trainable = list(trainable)
-        self.wrapped = self.model
-        if self.accelerator.num_processes == 1:
+    def wrap(self, trainable: Named) -> None:
+        """See `Engine.wrap`.
+
+        DistributedDataParallel fixes at construction which parameters it exchanges, so a new set
+        needs a new wrapper. The old one is let go first, with the hooks it keeps on parameters.
+        """
+        self._trainable = tuple(trainable)
+        self._wrapped = self._model
+        if self._processes.count == 1:
             return
-        index = self.accelerator.local_process_index
-        self.wrapped = DistributedDataParallel(
-            self.model,
-            device_ids=[index] if self.accelerator.device.type == "cuda" else None,
+        on_gpu = self._processes.device.type == "cuda"
+        self._wrapped = DistributedDataParallel(
+            self._model,
+            device_ids=[self._accelerator.local_process_index] if on_gpu else None,
             find_unused_parameters=self.unused,
         )
 
     def forward(self, batch: Batch) -> Outputs:
         """See `Engine.forward`."""
-        with self.accelerator.autocast():
-            outputs: Outputs = self.wrapped(batch)
+        with self._accelerator.autocast():
+            outputs: Outputs = self._wrapped(batch)
         return as_float32(outputs)
 
-    def exchange(self, last: bool, local: bool) -> contextlib.AbstractContextManager[Any]:
-        """Return the context of a micro-batch: gradients are exchanged in the last one only."""
-        if self.accelerator.num_processes > 1 and (local or not last):
-            return self.accelerator.no_sync(self.wrapped)
+    def exchange(self, last: bool, apart: bool) -> contextlib.AbstractContextManager[Any]:
+        """See `Engine.exchange`."""
+        if self._processes.count > 1 and (apart or not last):
+            return self._accelerator.no_sync(self._wrapped)
         return contextlib.nullcontext()
 
-    def backward(self, loss: Tensor, last: bool, local: bool) -> None:
+    def backward(self, loss: Tensor) -> None:
         """See `Engine.backward`."""
         if loss.requires_grad:
-            self.accelerator.backward(loss)
-        elif self.accelerator.num_processes > 1:
+            self._accelerator.backward(loss)
+        elif self._processes.count > 1:
             # Nothing here reaches a trained part, but the other processes wait for the exchange.
-            zero = torch.stack([parameter.sum() * 0.0 for _, parameter in self.trainable]).sum()
-            self.accelerator.backward(zero)
+            touched = [parameter.sum() * 0.0 for _, parameter in self._trainable]
+            self._accelerator.backward(torch.stack(touched).sum())
 
     def reconcile(self) -> None:
-        """Exchange gradients that were kept apart, and see who has which.
-
-        Raises:
-            TrainingError: Some process lacks a gradient that its wrapper would wait for, and the
-                settings do not allow it.
-        """
-        if self.accelerator.num_processes == 1:
-            return
-        present = [[name for name, p in self.trainable if p.grad is not None]]
-        by_rank = [set(names) for names in gather_objects(present)]
+        """See `Engine.reconcile`."""
+        own = [name for name, parameter in self._trainable if parameter.grad is not None]
+        by_rank = [set(names) for names in self._processes.gather(own)]
         anywhere = set().union(*by_rank)
-        for name, parameter in self.trainable:
+        for name, parameter in self._trainable:
             if name in anywhere:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 dist.all_reduce(parameter.grad)
-                parameter.grad.div_(self.accelerator.num_processes)
+                parameter.grad.div_(self._processes.count)
         missing = [
             f"{name}: no gradient on process {rank}"
             for rank, names in enumerate(by_rank)
-            for name, _ in self.trainable
+            for name, _ in self._trainable
             if name not in names
         ]
-        if missing and not self.unused:
-            self._allow_unused(missing)
-
-    def _allow_unused(self, missing: list[str]) -> None:
-        if self.settings.find_unused_parameters is False or self.settings.check_gradients:
+        if not missing or self.unused:
+            return
+        if self._settings.find_unused_parameters is False or self._settings.check_gradients:
             listed = "\n".join(f"  - {line}" for line in missing[:20])
             raise TrainingError(
                 f"{len(missing)} gradient(s) are missing; the other processes would wait for them "
@@ -171,49 +172,22 @@ class PlainEngine:
                 f"find_unused_parameters to true\n{listed}"
             )
         self.unused = True
-        self.wrap(self.trainable)
+        self.wrap(self._trainable)
 
     def clip(self) -> float:
-        """Clip the gradients; return their norm before, over all trainable parameters."""
-        limit = self.settings.clip_norm or float("inf")
-        parameters = [parameter for _, parameter in self.trainable if parameter.grad is not None]
-        return float(self.accelerator.clip_grad_norm_(parameters, limit))
+        """See `Engine.clip`."""
+        limit = self._settings.clip_norm or float("inf")
+        parameters = [parameter for _, parameter in self._trainable if parameter.grad is not None]
+        return float(self._accelerator.clip_grad_norm_(parameters, limit))
 
     def step(self) -> bool:
-        """Step the optimizer; return False if fp16 gradients overflowed and the step was left out."""
-        self.optimizer.step()
-        return not self.accelerator.optimizer_step_was_skipped
+        """See `Engine.step`."""
+        self._optimizer.step()
+        return not self._accelerator.optimizer_step_was_skipped
 
     def zero_grad(self) -> None:
-        """Let go of all gradients."""
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def total(self, values: Sequence[float]) -> list[float]:
-        """Return values summed over all processes."""
-        if self.accelerator.num_processes == 1:
-            return list(values)
-        # Sums of a few values decide what all processes do next, so they are added in one order.
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
-        gathered = self.accelerator.gather(tensor[None])
-        return gathered.sum(0).tolist()
-
-    def total_counts(self, counts: Mapping[str, float]) -> dict[str, float]:
-        """Return counts by name summed over all processes, which need not know the same names."""
-        if self.accelerator.num_processes == 1:
-            return dict(counts)
-        totals: dict[str, float] = {}
-        for own in gather_objects([dict(counts)]):
-            for name, count in own.items():
-                totals[name] = totals.get(name, 0.0) + count
-        return {name: totals[name] for name in sorted(totals)}
-
-    def gather(self, value: Any) -> list[Any]:
-        """Return the value of each process."""
-        return [value] if self.accelerator.num_processes == 1 else gather_objects([value])
-
-    def from_main(self, value: Any) -> Any:
-        """Return the first process's value on every process."""
-        return broadcast_object_list([value])[0] if self.accelerator.num_processes > 1 else value
+        """See `Engine.zero_grad`."""
+        self._optimizer.zero_grad(set_to_none=True)
 
 
 def as_float32(outputs: Outputs) -> Outputs:
@@ -226,8 +200,3 @@ def as_float32(outputs: Outputs) -> Outputs:
             for name, tensor in outputs.named.items()
         },
     )
-
-
-def is_deepspeed(accelerator: Accelerator) -> bool:
-    """Whether the run was launched with a DeepSpeed engine file."""
-    return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)

@@ -94,7 +94,7 @@ def check_ownership(model: nn.Module) -> None:
         raise ConfigError("the parts of the model do not divide its parameters", faults)
 
 
-def set_trainable(model: Model, trainable: Collection[str]) -> None:
+def freeze_all_but(model: Model, trainable: Collection[str]) -> None:
     """Freeze all parts but the given ones.
 
     Frozen parts keep no gradient and are put into evaluation mode, so that their dropout rests and
@@ -166,7 +166,8 @@ def parts_lines(rows: Iterable[PartRow]) -> list[str]:
     rows = list(rows)
     width = max((len(row.name) for row in rows), default=0)
     return [
-        f"{row.name:<{width}} : {row.total:>13,} total, {row.trainable:>13,} trainable  {status(row)}"
+        f"{row.name:<{width}} : {row.total:>13,} total, {row.trainable:>13,} trainable "
+        f"{status(row)}"
         for row in rows
     ]
 

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from chiasm.core.batch import Batch
 from chiasm.core.config import lookup
-from chiasm.core.errors import ConfigError, NonFiniteLossError, TrainingError, UnknownNameError
+from chiasm.core.errors import (
+    ChiasmError,
+    ConfigError,
+    NonFiniteLossError,
+    TrainingError,
+)
 from chiasm.core.protocols import Collate, Dataset, Evaluate, Model, Objective
 from chiasm.training.audit import Audit
 from chiasm.training.ema import WeightAverage
-from chiasm.training.engine import PlainEngine, build_accelerator
+from chiasm.training.engine import PlainEngine
 from chiasm.training.freezing import (
     check_ownership,
+    freeze_all_but,
     match_parts,
     named_parameters,
-    part_rate,
-    parts_lines,
     parts_table,
-    render_parts,
-    set_trainable,
 )
+from chiasm.training.judging import measure, take_note
 from chiasm.training.optimiser import build_optimizer, set_learning_rates
-from chiasm.training.progress import ProgressView
-from chiasm.training.randomness import seed_generators, undisturbed_generators
+from chiasm.training.plan import Plan
+from chiasm.training.processes import Processes, build_accelerator
+from chiasm.training.randomness import seed_generators
 from chiasm.training.recomputation import recompute_layers
-from chiasm.training.records import Records
+from chiasm.training.reporting import Reporter, write_numbers
 from chiasm.training.run_files import RunFiles
 from chiasm.training.sampler import Order, Slices, micro_batches
-from chiasm.training.schedule import rate_factor
+from chiasm.training.scoring import Scorer, StepNumbers
 from chiasm.training.settings import StageSettings, TrainingSettings
 from chiasm.training.signals import CaughtSignals
 from chiasm.training.state import TrainingReport, TrainingState
@@ -89,42 +92,36 @@ class Trainer:
     ) -> None:
         check_ownership(model)
         if evaluate is not None and settings.metric is None:
-            raise ConfigError(
-                "an evaluation is given; name in `metric` which number picks the best"
-            )
+            raise ConfigError("an evaluation is given: name in `metric` what picks the best")
         self.module = model
         self.model: Model = model  # type: ignore[assignment]
-        self.objective, self.dataset, self.collate = objective, dataset, collate
+        self.dataset, self.collate = dataset, collate
         self.settings, self.evaluate, self.modes = settings, evaluate, dict(modes or {})
-        self._declared = self._match_stages()
         self.accelerator = build_accelerator(settings)
-        self.processes = self.accelerator.num_processes
-        self.is_main = self.accelerator.is_main_process
-        model.to(self.accelerator.device)
+        self.processes = Processes(self.accelerator)
+        self.plan = Plan(settings, self.model.parts, len(dataset), self.processes.count)
+        model.to(self.processes.device)
         self.optimizer = build_optimizer(self.model, settings)
-        self.engine = PlainEngine(model, self.optimizer, self.accelerator, settings)
+        self.engine = PlainEngine(model, self.optimizer, self.accelerator, self.processes, settings)
+        self.scorer = Scorer(objective, self.engine, self.processes)
         self.average = None if settings.ema is None else WeightAverage(settings.ema)
         self.slices = Slices(
             order=Order(len(dataset), settings.seed, settings.order == "shuffle"),
             batch_size=settings.batch_size,
             accumulation=settings.accumulation,
-            processes=self.processes,
-            rank=self.accelerator.process_index,
+            processes=self.processes.count,
+            rank=self.processes.rank,
         )
-        self.totals = [
-            settings.total_steps(stage, len(dataset), self.processes) for stage in settings.stages
-        ]
         self.state = TrainingState()
         self.audit: Audit | None = None
         self.metrics: Mapping[str, float] = {}
         self.loss: float | None = None
+        self._console = console
         self._entered = False
         self._batches: Iterator[Batch] | None = None
-        self._records: Records | None = None
-        self._terms: set[str] = set()
+        self._reporter: Reporter | None = None
         self.files = RunFiles(self, output, describe or {})
         self.files.prepare(resume)
-        self.progress = ProgressView(sum(self.totals), self.is_main, console)
 
     # ------------------------------------------------------------------ the loop
 
@@ -140,49 +137,67 @@ class Trainer:
         """
         self._begin()
         end = None if steps is None else self.state.step + steps
-        with self.progress, CaughtSignals() as signals:
-            while not self.finished and self.state.step != end:
-                started = time.monotonic()
-                self._enter_stage()
-                window = self._read()
-                totals = self._count(window)
-                sums = self._accumulate(window, totals)
-                losses, stopping = self._exchange(window, sums, totals, bool(signals.name))
-                norm = self._clip(losses)
-                self._update()
-                self._watch()
-                self.state.seconds += time.monotonic() - started
-                best = self._judge()
-                self._record(losses, norm)
-                self._advance()
-                self.files.keep(best=best, stopping=stopping)
-                if stopping:
-                    self._say(f"stopped by a signal after step {self.state.step}; resume goes on")
-                    return self._end(interrupted=True)
+        try:
+            with self.reporter.progress, CaughtSignals() as signals:
+                while not self.finished and self.state.step != end:
+                    if self._step(signals):
+                        return self._end(interrupted=True)
+        except ChiasmError as error:
+            self.reporter.log([f"{type(error).__name__}: {error}"])
+            raise
         return self._end(interrupted=False)
+
+    def _step(self, signals: CaughtSignals) -> bool:
+        """Do one optimizer step and all that belongs to it; return whether a signal asks to end."""
+        started = time.monotonic()
+        self._enter_stage()
+        window = self._read()
+        weights = self.stage.loss_weights
+        counts = self.scorer.count(window, weights, self._place)
+        sums = self.scorer.accumulate(window, counts, weights, self._looks_at_gradients())
+        numbers = self.scorer.add_up(window, sums, counts, weights, bool(signals.name), self._place)
+        norm = self._clip(numbers)
+        self._update(numbers)
+        self.state.seconds += time.monotonic() - started
+        best = self._judge()
+        self._record(numbers, norm)
+        self._advance()
+        self.files.keep(best=best, stopping=numbers.stopping)
+        return numbers.stopping
 
     @property
     def stage(self) -> StageSettings:
         """The current stage; the last one when the run is finished."""
-        return self.settings.stages[min(self.state.stage, len(self.totals) - 1)]
+        return self.plan.stage(self.state.stage)
 
     @property
     def finished(self) -> bool:
         """Whether all stages are done."""
-        return self.state.stage >= len(self.totals)
+        return self.state.stage >= len(self.plan)
 
     @property
     def trainable(self) -> frozenset[str]:
         """Names of the parts that train now."""
         if self.state.trainable is not None:
             return frozenset(self.state.trainable)
-        return self._declared[self.stage.name]
+        return self.plan.declared[min(self.state.stage, len(self.plan) - 1)]
 
     @property
     def saved_parts(self) -> frozenset[str]:
         """Parts that a checkpoint holds: new, declared by any stage, or trained after a switch."""
-        declared = frozenset().union(*self._declared.values())
-        return self.model.new_parts | declared | frozenset(self.state.ever_trained)
+        switched = frozenset(self.state.ever_trained)
+        return self.model.new_parts | self.plan.ever_declared | switched
+
+    @property
+    def reporter(self) -> Reporter:
+        """Screen and records of this attempt.
+
+        Raises:
+            TrainingError: `train` has not been called.
+        """
+        if self._reporter is None:
+            raise TrainingError("the run has not begun; call train")
+        return self._reporter
 
     def switch_mode(self, mode: str) -> None:
         """Train the parts of a named mode from the next step to the end of the stage.
@@ -191,7 +206,7 @@ class Trainer:
             UnknownNameError: There is no such mode, or it names a part that is not there.
         """
         parts = lookup(self.modes, mode, "mode")
-        self._switch(match_parts(parts(self.model) if callable(parts) else parts, self.model.parts))
+        self.set_trainable(parts(self.model) if callable(parts) else parts)
 
     def set_trainable(self, parts: Mapping[str, bool] | Iterable[str]) -> None:
         """Change which parts train from the next step to the end of the stage.
@@ -202,30 +217,37 @@ class Trainer:
 
         Raises:
             UnknownNameError: A part is not there.
-            ConfigError: Nothing would train.
+            ConfigError: Nothing would train, or the engine cannot change it in a run.
         """
         names = self.model.parts
-        if isinstance(parts, Mapping):
-            chosen = set(self.trainable)
-            for pattern, trains in parts.items():
-                matched = match_parts([pattern], names)
-                chosen = chosen | matched if trains else chosen - matched
-        else:
-            chosen = set(match_parts(parts, names))
-        self._switch(frozenset(chosen))
+        chosen = set(self.trainable) if isinstance(parts, Mapping) else set()
+        for pattern in parts:
+            matched = match_parts([pattern], names)
+            trains = parts[pattern] if isinstance(parts, Mapping) else True
+            chosen = chosen | matched if trains else chosen - matched
+        if not chosen:
+            raise ConfigError(f"nothing would train; the parts are {', '.join(names)}")
+        self.state.trainable = sorted(chosen)
+        self.audit, self._entered = None, False
 
     # ------------------------------------------------------------------ the steps
 
     def _begin(self) -> None:
-        if self._records is not None:
+        if self._reporter is not None:
             return
-        self._records = Records(self.files.output, self.state.step, self.is_main)
+        self._reporter = Reporter(
+            self.files.output,
+            self.plan.total,
+            self.state.step,
+            self.processes.is_main,
+            self._console,
+        )
         if not self.files.restore_generators():
-            seed_generators(self.settings.seed, self.accelerator.process_index)
+            seed_generators(self.settings.seed, self.processes.rank)
         resumed = f", resumed at step {self.state.step}" if self.state.step else ""
-        self._say(
-            f"{sum(self.totals)} steps in {len(self.totals)} stage(s) on {self.processes} "
-            f"process(es), {self.accelerator.device.type}, {self.settings.precision}{resumed}"
+        self.reporter.say(
+            f"{self.plan.total} steps in {len(self.plan)} stage(s) on {self.processes.count} "
+            f"process(es), {self.processes.device.type}, {self.settings.precision}{resumed}"
         )
 
     def _enter_stage(self) -> None:
@@ -233,7 +255,7 @@ class Trainer:
         if self._entered:
             return
         self._entered = True
-        set_trainable(self.model, self.trainable)
+        freeze_all_but(self.model, self.trainable)
         if self.settings.gradient_checkpointing:
             recompute_layers(self.module)
         self.engine.wrap(
@@ -242,20 +264,17 @@ class Trainer:
         self.state.ever_trained = sorted({*self.state.ever_trained, *self.trainable})
         if self.average is not None:
             self.average.join(self.model)
-        rows = parts_table(self.model, self.trainable, self._peaks())
-        if self.is_main:
-            self.progress.say(render_parts(rows, f"PARAMETER FREEZE STATUS: {self.stage.name}"))
-        for line in [f"stage {self.stage.name}", *parts_lines(rows)]:
-            self._log(line)
         if self.audit is None:
-            grouped = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
             self.audit = Audit(
                 self.model,
                 self.trainable,
-                grouped,
+                {id(p) for group in self.optimizer.param_groups for p in group["params"]},
                 self.settings.audit_steps,
                 self.engine.sees_gradients,
             )
+        peaks = self.plan.peaks(self.state.stage, self.trainable)
+        rows = parts_table(self.model, self.trainable, peaks)
+        self.reporter.show_parts(self.stage.name, rows)
         self.files.write_parts(rows)
 
     def _read(self) -> list[Batch]:
@@ -271,269 +290,122 @@ class Trainer:
             )
         return [next(self._batches) for _ in range(self.settings.accumulation)]
 
-    def _count(self, window: Sequence[Batch]) -> dict[str, float]:
-        """Count items by term over all micro-batches and processes, before any backward pass."""
-        counts: dict[str, float] = {}
-        for batch in window:
-            for term, count in self.objective.count(batch).items():
-                counts[term] = counts.get(term, 0.0) + count
-        totals = self.engine.total_counts(counts)
-        self._terms |= set(totals)
-        for term in self.stage.loss_weights:
-            if term not in self._terms:
-                raise UnknownNameError(
-                    f"loss term in loss_weights of stage {self.stage.name!r}", term, self._terms
-                )
-        if not any(totals.values()):
-            raise TrainingError(
-                f"step {self.state.step + 1}: nothing to score in {_names(window)}; no term counts "
-                "any item. Check that the data has supervised tokens or labels"
-            )
-        return totals
-
-    def _accumulate(
-        self, window: Sequence[Batch], totals: Mapping[str, float]
-    ) -> list[dict[str, Tensor]]:
-        """Forward, score and backward for each micro-batch; return its sums by term.
-
-        Each sum is divided by the count of the whole step on all processes, so a token weighs the
-        same wherever it lies. Processes average gradients, hence the factor.
-        """
-        weights = self.stage.loss_weights
-        scales = {
-            term: weights.get(term, 1.0) * self.processes / count if count else 0.0
-            for term, count in totals.items()
-        }
-        local = self.processes > 1 and (self._audit.open or self.settings.check_gradients)
-        found = []
-        for turn, batch in enumerate(window):
-            last = turn == len(window) - 1
-            with self.engine.exchange(last, local):
-                moved = batch.to(self.accelerator.device)
-                sums = dict(self.objective.score(self.engine.forward(moved), moved))
-                self._check_terms(sums, totals)
-                scaled = [scales[term] * value for term, value in sums.items()]
-                self.engine.backward(torch.stack(scaled).sum(), last, local)
-            found.append({term: value.detach() for term, value in sums.items()})
-        if local:
-            self.engine.reconcile()
-        return found
-
-    def _exchange(
-        self,
-        window: Sequence[Batch],
-        sums: Sequence[Mapping[str, Tensor]],
-        totals: Mapping[str, float],
-        stop: bool,
-    ) -> tuple[dict[str, float], bool]:
-        """Add up losses over processes; stop all of them together on a number that is none."""
-        own = {term: float(sum(part[term] for part in sums if term in part)) for term in totals}
-        tokens = sum(int(batch.attention_mask.sum()) for batch in window)
-        samples = sum(len(batch) for batch in window)
-        added = self.engine.total([float(stop), float(tokens), float(samples), *own.values()])
-        losses = {
-            term: value / count if count else 0.0
-            for (term, count), value in zip(totals.items(), added[3:], strict=True)
-        }
-        if not all(torch.isfinite(torch.tensor(value)) for value in losses.values()):
-            self._fail_on_loss(window, sums, losses)
-        self.state.tokens += int(added[1])
-        self.state.samples += int(added[2])
-        weights = self.stage.loss_weights
-        self.loss = sum(weights.get(term, 1.0) * value for term, value in losses.items())
-        return losses, bool(added[0])
-
-    def _clip(self, losses: Mapping[str, float]) -> float:
-        """Note gradients for the audit, clip them, and refuse a norm that is no number."""
+    def _clip(self, numbers: StepNumbers) -> float:
+        """Note gradients for the audit, clip them, and refuse a norm that is not finite."""
         if self._audit.open:
             self._audit.see_gradients(self.model)
         norm = self.engine.clip()
-        if self.accelerator.scaler is None and not torch.isfinite(torch.tensor(norm)):
+        if self.accelerator.scaler is None and not math.isfinite(norm):
             raise NonFiniteLossError(
-                f"step {self.state.step + 1}: the gradient norm is {norm} although the loss is "
-                f"finite ({_numbers(losses)}); the weights are untouched. Lower the learning rate, "
-                "or use fp32 or bf16"
+                f"{self._place}: the gradient norm is {norm} although the loss is finite "
+                f"({write_numbers(numbers.terms)}); the weights are untouched. Lower the learning "
+                "rate, or use fp32 or bf16"
             )
         return norm
 
-    def _update(self) -> None:
-        """Set learning rates, step the optimizer, move the average."""
-        set_learning_rates(self.optimizer, self.rates())
-        if not self.engine.step():
-            self.state.skipped += 1
-            self._log(f"step {self.state.step + 1}: gradients overflowed in fp16; step left out")
-        elif self.average is not None:
-            self.average.update(self.model)
+    def _update(self, numbers: StepNumbers) -> None:
+        """Set learning rates, step the optimizer, move the average, hold the audit."""
+        state = self.state
+        set_learning_rates(
+            self.optimizer, self.plan.rates(state.stage, state.stage_step, self.trainable)
+        )
+        stepped = self.engine.step()
         self.engine.zero_grad()
-        self.state.step += 1
-        self.state.stage_step += 1
+        state.step += 1
+        state.stage_step += 1
+        state.tokens += numbers.tokens
+        state.samples += numbers.samples
+        if not stepped:
+            state.skipped += 1
+            self.reporter.log([f"step {state.step}: fp16 gradients overflowed; step left out"])
+            return
+        if self.average is not None:
+            self.average.update(self.model)
+        if self._audit.open:
+            self._watch()
 
     def _watch(self) -> None:
         """Hold the audit after the first steps of a stage."""
-        if not self._audit.open:
-            return
         waiting = self._audit.see_step(self.model)
         for line in waiting:
-            self._say(f"audit: {line}; looking again after the next step")
+            self.reporter.say(f"audit: {line}; looking again after the next step")
         if not waiting:
-            for line in ["audit passed", *self._audit.lines()]:
-                self._log(line)
-            self.files.write_parts(parts_table(self.model, self.trainable, self._peaks()))
+            self.reporter.log(["audit passed", *self._audit.lines()])
+        peaks = self.plan.peaks(self.state.stage, self.trainable)
+        self.files.write_parts(parts_table(self.model, self.trainable, peaks))
 
     def _judge(self) -> bool:
         """Evaluate when it is time; return whether this is a new best."""
         every = self.settings.evaluate_every
-        last = self._stage_is_over() and self.state.stage == len(self.totals) - 1
+        last = self._stage_is_over() and self.state.stage == len(self.plan) - 1
         self.metrics = {}
         if self.evaluate is None or not (last or (every and self.state.step % every == 0)):
             return False
-        self.metrics = self.engine.from_main(self._measure(self.evaluate) if self.is_main else None)
-        value = float(lookup(self.metrics, self.settings.metric or "", "metric of the evaluation"))
-        sign = 1 if self.settings.mode == "max" else -1
-        if self.state.best is not None and not sign * value > sign * self.state.best:
-            self.state.stale += 1
-            return False
-        self.state.best, self.state.best_step, self.state.stale = value, self.state.step, 0
-        return True
+        found = None
+        if self.processes.is_main:
+            found = measure(self.evaluate, self.module, self.model, self.average, self.accelerator)
+        self.metrics = self.processes.from_main(found)
+        return take_note(self.state, self.metrics, self.settings)
 
-    def _measure(self, evaluate: Evaluate) -> dict[str, float]:
-        modes = {module: module.training for module in self.module.modules()}
-        self.module.eval()
-        with undisturbed_generators(), torch.no_grad(), self.accelerator.autocast():
-            if self.average is None:
-                metrics = dict(evaluate())
-            else:
-                with self.average.applied(self.model):
-                    metrics = dict(evaluate())
-        for module, training in modes.items():
-            module.training = training
-        return metrics
-
-    def _record(self, losses: Mapping[str, float], norm: float) -> None:
+    def _record(self, numbers: StepNumbers, norm: float) -> None:
         """Show progress, and write a line of numbers when it is time."""
-        step, every = self.state.step, self.settings.log_every
-        self.progress.move(step, self.stage.name)
-        if not (step == 1 or step % every == 0 or self._stage_is_over() or self.metrics):
-            return
-        values: dict[str, Any] = {
-            "stage": self.stage.name,
-            "loss": self.loss,
-            "terms": dict(losses),
-            "learning_rates": self.rates(self.state.stage_step - 1),
-            "gradient_norm": norm,
-            "samples": self.state.samples,
-            "tokens": self.state.tokens,
-            "seconds": round(self.state.seconds, 3),
-        }
-        if self.metrics:
-            values["evaluation"] = dict(self.metrics)
-        if self._records is not None:
-            self._records.measure(step, values)
-        speed = f"{self.state.samples / self.state.seconds:.1f} samples/s"
-        speed += f" {self.state.tokens / self.state.seconds:.0f} tokens/s"
-        numbers = f"loss {self.loss:.4f} {_numbers(self.metrics)}".rstrip()
-        left = (sum(self.totals) - step) * self.state.seconds / step
-        line = f"step {step}/{sum(self.totals)} {self.stage.name} {numbers} {speed}"
-        self.progress.note(f"{numbers} {speed}", f"{line}, {left:.0f} s left")
-        self._log(line)
+        state = self.state
+        self.loss = numbers.loss
+        self.reporter.progress.move(state.step, self.stage.name)
+        due = state.step == 1 or state.step % self.settings.log_every == 0
+        if due or self._stage_is_over() or self.metrics:
+            rates = self.plan.rates(state.stage, state.stage_step - 1, self.trainable)
+            values = {
+                "loss": numbers.loss,
+                "terms": dict(numbers.terms),
+                "learning_rates": rates,
+                "gradient_norm": norm,
+            }
+            self.reporter.measure(state, self.stage.name, values, self.metrics)
 
     def _advance(self) -> None:
         """Go on to the next stage when this one is over; check that its frozen parts rested."""
+        state = self.state
         if not self._stage_is_over():
             return
         self._audit.see_end(self.model)
         if self._audit.open:
-            self._say(f"stage {self.stage.name} ended before its audit was complete")
-        if self.state.stage_step < self.totals[self.state.stage]:
-            self._say(
-                f"stage {self.stage.name} ended early: {self.state.stale} evaluations without a "
-                f"better {self.settings.metric}"
+            self.reporter.say(f"stage {self.stage.name} ended before its audit was complete")
+        if state.stage_step < self.plan.totals[state.stage]:
+            self.reporter.say(
+                f"stage {self.stage.name} ended early: {state.stale} evaluations without a better "
+                f"{self.settings.metric}"
             )
-        self.state.stage += 1
-        self.state.stage_step, self.state.stale, self.state.trainable = 0, 0, None
+        state.stage += 1
+        state.stage_step, state.stale, state.trainable = 0, 0, None
         self.audit, self._entered = None, False
 
     # ------------------------------------------------------------------ small things
 
-    def rates(self, step: int | None = None) -> dict[str, float]:
-        """Return the learning rate of each part that trains, at a step of the stage."""
-        done = self.state.stage_step if step is None else step
-        factor = rate_factor(self.stage, done, self.totals[self.state.stage])
-        return {part: peak * factor for part, peak in self._peaks().items()}
-
-    def _peaks(self) -> dict[str, float]:
-        stage = self.stage
-        return {
-            part: part_rate(part, stage.learning_rate, stage.learning_rates)
-            for part in sorted(self.trainable)
-        }
-
     @property
     def _audit(self) -> Audit:
         if self.audit is None:
-            raise TrainingError("no stage has been entered")
+            raise TrainingError("no stage has been entered; call train")
         return self.audit
+
+    @property
+    def _place(self) -> str:
+        return f"step {self.state.step + 1}, stage {self.stage.name!r}"
+
+    def _looks_at_gradients(self) -> bool:
+        """Whether gradients of several processes are compared before they are exchanged."""
+        return self.processes.count > 1 and (self._audit.open or self.settings.check_gradients)
 
     def _stage_is_over(self) -> bool:
         patience = self.settings.patience
         stale = patience is not None and self.state.stale >= patience
-        return stale or self.state.stage_step >= self.totals[self.state.stage]
-
-    def _switch(self, parts: frozenset[str]) -> None:
-        if not parts:
-            raise ConfigError(f"nothing would train; the parts are {', '.join(self.model.parts)}")
-        self.state.trainable = sorted(parts)
-        self.audit, self._entered = None, False
-
-    def _match_stages(self) -> dict[str, frozenset[str]]:
-        faults: list[str] = []
-        declared: dict[str, frozenset[str]] = {}
-        for stage in self.settings.stages:
-            try:
-                declared[stage.name] = match_parts(stage.train, self.model.parts)
-                match_parts(stage.learning_rates, self.model.parts)
-            except UnknownNameError as error:
-                faults.append(f"stage {stage.name!r}: {error}")
-        if faults:
-            raise ConfigError("stages name parts that the model does not have", faults)
-        return declared
-
-    def _check_terms(self, sums: Mapping[str, Tensor], totals: Mapping[str, float]) -> None:
-        uncounted = sorted(set(sums) - set(totals))
-        if uncounted or not sums:
-            raise TrainingError(
-                f"the objective scores {uncounted or 'nothing'} without counting it; its counts "
-                f"are {sorted(totals)}. score and count must name the same terms"
-            )
-
-    def _fail_on_loss(
-        self,
-        window: Sequence[Batch],
-        sums: Sequence[Mapping[str, Tensor]],
-        losses: Mapping[str, float],
-    ) -> None:
-        own = [
-            _names([batch])
-            for batch, part in zip(window, sums, strict=True)
-            if not all(bool(torch.isfinite(value)) for value in part.values())
-        ]
-        where = [name for names in self.engine.gather(own) for name in names]
-        raise NonFiniteLossError(
-            f"step {self.state.step + 1}, stage {self.stage.name!r}: the loss is not finite: "
-            f"{_numbers(losses)}. It comes from {'; '.join(where)}. The weights are those of the "
-            "step before; look at these samples, or lower the learning rate"
-        )
+        return stale or self.state.stage_step >= self.plan.totals[self.state.stage]
 
     def _end(self, interrupted: bool) -> TrainingReport:
         state = self.state
-        if self._records is not None:
-            self._records.sync()
-            if self.finished or interrupted:
-                self._records.close()
-                self._records = None
-        if self.finished or interrupted:
-            self._batches = None
-        return TrainingReport(
+        if interrupted:
+            self.reporter.say(f"a signal ended the run after step {state.step}; resume goes on")
+        report = TrainingReport(
             step=state.step,
             finished=self.finished,
             interrupted=interrupted,
@@ -544,20 +416,8 @@ class Trainer:
             seconds=state.seconds,
             skipped=state.skipped,
         )
-
-    def _say(self, line: str) -> None:
-        self.progress.say(line)
-        self._log(line)
-
-    def _log(self, line: str) -> None:
-        if self._records is not None:
-            self._records.say(line)
-
-
-def _names(window: Sequence[Batch]) -> str:
-    names = [sample.identifier for batch in window for sample in batch.samples]
-    return f"samples {', '.join(names)}" if names else "samples without identifiers"
-
-
-def _numbers(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.reporter.records.sync()
+        if self.finished or interrupted:
+            self.reporter.records.close()
+            self._reporter, self._batches = None, None
+        return report

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,11 +23,10 @@ def seed_generators(seed: int, rank: int) -> None:
 
 def capture_generators() -> dict[str, Tensor]:
     """Return the states of all generators of this process as uint8 tensors by name."""
-    numpy_state = np.random.get_state(legacy=True)
-    keys = np.asarray(numpy_state[1]).tolist()
+    kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     states = {
         "python": _from_json(random.getstate()),
-        "numpy": _from_json([numpy_state[0], keys, *numpy_state[2:]]),
+        "numpy": _from_json([kind, keys.tolist(), *rest]),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -60,5 +60,5 @@ def _from_json(value: object) -> Tensor:
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).clone()
 
 
-def _to_json(tensor: Tensor) -> list:  # type: ignore[type-arg]
+def _to_json(tensor: Tensor) -> Any:
     return json.loads(bytes(tensor.cpu().numpy()).decode())

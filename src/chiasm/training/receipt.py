@@ -50,8 +50,8 @@ def compare_probes(
     """
     if set(stored) != set(found):
         raise ReceiptError(
-            f"the receipt holds {sorted(stored)}, the model's probe gives {sorted(found)}; load the "
-            "model with the version of chiasm that wrote it"
+            f"the receipt holds {sorted(stored)}, the model's probe gives {sorted(found)}; load "
+            "the model with the version of chiasm that wrote it"
         )
     largest = 0.0
     for name, expected in stored.items():

@@ -34,7 +34,7 @@ class Records:
         truncate_metrics(output / METRICS, step)
         self._metrics: IO[str] = (output / METRICS).open("a", encoding="utf-8")
         self._log: IO[str] = (output / LOG).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(output), purge_step=step + 1 if step else None)
+        self._board = SummaryWriter(str(output), purge_step=step + 1)
 
     def say(self, line: str) -> None:
         """Append a line to the log."""

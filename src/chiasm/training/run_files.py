@@ -1,9 +1,9 @@
-"""The files of a run: its description, its checkpoints, its published model; saving and resuming."""
+"""The files of a run: description, checkpoints, published model; saving and resuming."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,28 +58,28 @@ class RunFiles:
                 f"{self.output} holds checkpoints of an earlier run; resume it, or give another "
                 "output directory"
             )
-        trainer.accelerator.wait_for_everyone()
-        if trainer.is_main:
+        trainer.processes.wait()
+        if trainer.processes.is_main:
             self.store.prepare()
-        trainer.accelerator.wait_for_everyone()
+        trainer.processes.wait()
         if resume:
             self._load(self.store.newest())
-        if trainer.is_main:
+        if trainer.processes.is_main:
             for name, text in self.describe.items():
                 write_text(self.output / name, text)
 
     def keep(self, best: bool, stopping: bool) -> None:
-        """Save a checkpoint if it is time for one, and publish the model if it is the one to have."""
+        """Save a checkpoint if it is time, and publish the model if it is the one to have."""
         trainer = self.trainer
         every = trainer.settings.checkpoint_every
         due = every is not None and trainer.state.step % every == 0
         if not (due or best or stopping or trainer.finished):
             return
         step = trainer.state.step
-        generators = trainer.engine.gather(capture_generators())
-        if trainer.is_main:
-            if trainer._records is not None:
-                trainer._records.sync()
+        generators = trainer.processes.gather(capture_generators())
+        if trainer.processes.is_main:
+            if trainer.processes.is_main:
+                trainer.reporter.records.sync()
             self._save(step, generators)
             self.store.mark("last", step)
             if best:
@@ -87,12 +87,12 @@ class RunFiles:
             if best or (trainer.evaluate is None and trainer.finished):
                 copy_model(self.store.path(step), self.output)
             self.store.prune()
-        trainer.accelerator.wait_for_everyone()
+        trainer.processes.wait()
 
     def write_parts(self, rows: Iterable[PartRow]) -> None:
         """Write `parts.json`: by stage what was declared, what trains, and what the audit saw."""
         trainer = self.trainer
-        if not trainer.is_main or trainer.audit is None:
+        if not trainer.processes.is_main or trainer.audit is None:
             return
         self._stages[trainer.stage.name] = {
             "declared": list(trainer.stage.train),
@@ -146,7 +146,7 @@ class RunFiles:
             "scaler": None if scaler is None else scaler.state_dict(),
             "average_updates": 0 if trainer.average is None else trainer.average.updates,
             "unused_parameters": trainer.engine.unused,
-            "terms": sorted(trainer._terms),
+            "terms": sorted(trainer.scorer.terms),
             "request": self._request(),
             "torch": torch.__version__,
         }
@@ -154,10 +154,14 @@ class RunFiles:
     def _request(self) -> dict[str, Any]:
         """What the run was asked for; a resumed run must be asked for the same."""
         trainer = self.trainer
-        readers = {".yaml": yaml.safe_load, ".yml": yaml.safe_load, ".json": json.loads}
+        readers: dict[str, Callable[[str], Any]] = {
+            ".yaml": yaml.safe_load,
+            ".yml": yaml.safe_load,
+            ".json": json.loads,
+        }
         return {
             "settings": trainer.settings.model_dump(mode="json"),
-            "processes": trainer.processes,
+            "processes": trainer.processes.count,
             "samples": len(trainer.dataset),
             "parameters": {
                 part: sum(parameter.numel() for parameter in module.parameters())
@@ -174,7 +178,7 @@ class RunFiles:
         saved = read_json(folder / STATE)
         check_unchanged(saved["request"], self._request())
         trainer.state = TrainingState.from_json(saved["state"])
-        trainer._terms = set(saved["terms"])
+        trainer.scorer.terms = set(saved["terms"])
         load_model(folder, trainer.module)
         tensors, _ = read_tensors(folder / TRAINING)
         groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, "weight": {}, "average": {}}
@@ -194,7 +198,7 @@ class RunFiles:
         trainer.engine.unused = saved["unused_parameters"]
         if saved["audit"] is not None:
             trainer.audit = self._restored_audit(saved["audit"])
-        self._generators = folder / _generator_file(trainer.accelerator.process_index)
+        self._generators = folder / _generator_file(trainer.processes.rank)
         if (self.output / PARTS).is_file():
             self._stages = read_json(self.output / PARTS)["stages"]
 

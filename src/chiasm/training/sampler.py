@@ -50,8 +50,9 @@ def permute(place: int, length: int, seed: int, epoch: int) -> int:
     """Return where a pseudo-random permutation of [0, length) sends `place`.
 
     A Feistel network over the next power of four, walked until it lands inside (Black and Rogaway
-    2002, "Ciphers with arbitrary finite domains", cycle walking). It needs no table, so any position
-    costs the same, and it depends on no library's generator, so an order outlives an upgrade.
+    2002, "Ciphers with arbitrary finite domains", cycle walking). It needs no table, so any
+    position costs the same, and it depends on no library's generator, so an order outlives an
+    upgrade.
     """
     half = max(1, ((length - 1).bit_length() + 1) // 2)
     mask = (1 << half) - 1
@@ -130,7 +131,7 @@ def micro_batches(
         return
     loader: DataLoader[Batch] = DataLoader(
         dataset,  # type: ignore[arg-type]
-        batch_sampler=_Endless(slices, step),  # type: ignore[arg-type]
+        batch_sampler=_Endless(slices, step),
         collate_fn=collate,
         num_workers=workers,
         # Its own generator: drawing the base seed from the global one would shift the model's

@@ -11,8 +11,8 @@ def rate_factor(stage: StageSettings, step: int, total: int) -> float:
     """Return the learning rate at a step as a share of the peak, in (0, 1].
 
     Warm-up is linear and reaches the peak at its last step; it never gives zero, because a first
-    step of zero would move nothing. Cosine follows Loshchilov and Hutter (2017), equation 5, without
-    restarts inside a stage.
+    step of zero would move nothing. Cosine follows Loshchilov and Hutter (2017), equation 5,
+    without restarts inside a stage.
 
     Args:
         stage: The stage.

@@ -1,0 +1,93 @@
+"""The processes of a run: how many, which this is, and what they tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DistributedType,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+)
+
+from chiasm.core.errors import ConfigError
+from chiasm.training.settings import TrainingSettings
+
+# An evaluation on the first process must not outlast the patience of the others.
+_PATIENCE = timedelta(hours=2)
+
+
+def build_accelerator(settings: TrainingSettings) -> Accelerator:
+    """Build Accelerate's accelerator for the precision asked for.
+
+    Raises:
+        ConfigError: The precision is not possible on this device.
+    """
+    wanted = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[settings.precision]
+    state = AcceleratorState._shared_state
+    if state and state.get("_mixed_precision") != wanted:
+        # One process may train several models one after another; Accelerate's shared state holds
+        # the first one's precision, and letting go of it has no public name. Processes stay.
+        AcceleratorState._reset_state()
+    try:
+        return Accelerator(
+            mixed_precision=wanted, kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)]
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"precision {settings.precision!r} is not possible here: {error}. Use fp32 or bf16"
+        ) from None
+
+
+def is_deepspeed(accelerator: Accelerator) -> bool:
+    """Whether the run was launched with a DeepSpeed engine file."""
+    return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)
+
+
+class Processes:
+    """The processes of a run.
+
+    Args:
+        accelerator: From `build_accelerator`.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self.count: int = accelerator.num_processes
+        self.rank: int = accelerator.process_index
+        self.is_main: bool = accelerator.is_main_process
+        self.device: torch.device = accelerator.device
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Return values summed over all processes, the same to the last bit on each."""
+        if self.count == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        gathered: torch.Tensor = self._accelerator.gather(tensor[None])
+        return [float(value) for value in gathered.sum(0)]
+
+    def total_counts(self, counts: Mapping[str, float]) -> dict[str, float]:
+        """Return counts by name summed over all processes, which need not know the same names."""
+        totals: dict[str, float] = {}
+        for own in self.gather(dict(counts)):
+            for name, count in own.items():
+                totals[name] = totals.get(name, 0.0) + count
+        return {name: totals[name] for name in sorted(totals)}
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the value of each process, in order."""
+        return [value] if self.count == 1 else list(gather_object([value]))
+
+    def from_main(self, value: Any) -> Any:
+        """Return the first process's value on every process."""
+        return value if self.count == 1 else broadcast_object_list([value])[0]
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self._accelerator.wait_for_everyone()
