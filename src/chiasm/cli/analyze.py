@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from chiasm.cli.asking import asking
+from chiasm.cli.asking import asking, load_answerer
 from chiasm.cli.output import Json, emit
 
 if TYPE_CHECKING:
@@ -43,11 +43,10 @@ def analyze(
     from chiasm.evaluation.gate_analysis import analyse
     from chiasm.evaluation.html import save_analysis
     from chiasm.evaluation.questions import split_questions
-    from chiasm.recipes.loading import load_run
 
     samples = list(load_dataset(data, media_root=media_root))
-    model = load_run(run)
-    control_model = None if control is None else load_run(control)
+    model = load_answerer(run)
+    control_model = None if control is None else load_answerer(control)
     with asking(len(split_questions(samples))) as tell:
         analysis = analyse(
             model,

@@ -1,10 +1,11 @@
-"""Progress of verbs that ask a model many questions: a bar on a terminal, lines otherwise."""
+"""What verbs share that ask a model many questions: loading it, and telling how far they are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from rich.progress import (
     BarColumn,
@@ -16,8 +17,35 @@ from rich.progress import (
 )
 
 from chiasm.cli.output import console
+from chiasm.core.errors import InputError
+
+if TYPE_CHECKING:
+    from chiasm.inference.answering import ModelAnswerer
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def load_answerer(run: str) -> ModelAnswerer:
+    """Load a run that answers questions.
+
+    Args:
+        run: A run directory, or the name of a shipped model.
+
+    Raises:
+        InputError: The run is of a model without language.
+        CheckpointError: The run cannot be loaded.
+    """
+    from chiasm.inference.answering import ModelAnswerer
+    from chiasm.models.dual_encoder import DualEncoder
+    from chiasm.recipes.loading import load_run
+
+    model = load_run(run)
+    if not isinstance(model, DualEncoder):
+        raise InputError(
+            f"{run} is a {type(model).__name__}, which answers no questions; give a run of a model "
+            "with a host"
+        )
+    return ModelAnswerer(model)
 
 
 @contextmanager

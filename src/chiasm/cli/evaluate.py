@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chiasm.cli.asking import asking
+from chiasm.cli.asking import asking, load_answerer
 from chiasm.cli.output import Json, console, emit
 
 if TYPE_CHECKING:
@@ -47,11 +47,10 @@ def evaluate(
     from chiasm.evaluation.bootstrap import Bootstrap
     from chiasm.evaluation.questions import split_questions
     from chiasm.evaluation.runner import evaluate as run_evaluation
-    from chiasm.recipes.loading import load_run
 
     samples = list(load_dataset(data, media_root=media_root))
     training = None if train_data is None else list(load_dataset(train_data))
-    model = load_run(run)
+    model = load_answerer(run)
     with asking(len(split_questions(samples, keep_history=keep_history))) as tell:
         report = run_evaluation(
             model,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from chiasm.evaluation.bootstrap import Interval
-from chiasm.evaluation.gate_analysis import CONTROL, SHUFFLED, GateAnalysis, Setting
+from chiasm.evaluation.gate_analysis import GateAnalysis
+from chiasm.evaluation.interventions import CONTROL, SHUFFLED, Setting
 from chiasm.evaluation.protocols import HOST
 
 

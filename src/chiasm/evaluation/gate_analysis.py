@@ -8,58 +8,27 @@ with a control trained on shuffled features.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chiasm.core.errors import InputError
 from chiasm.core.samples import Sample
-from chiasm.evaluation.bootstrap import Bootstrap, Interval
+from chiasm.evaluation.bootstrap import Bootstrap
 from chiasm.evaluation.gate_statistics import GateSummary, contribution_shares, summarise_gate
+from chiasm.evaluation.interventions import Measure, Progress, Setting, measure_settings
 from chiasm.evaluation.majority import Majority
-from chiasm.evaluation.protocols import HOST, Answerer, Force, GatedModel, GateReading
+from chiasm.evaluation.protocols import HOST, Answerer, GatedModel, GateReading, settings_of
 from chiasm.evaluation.provenance import code_commit, fingerprint, installed_versions
 from chiasm.evaluation.questions import Question, split_questions
-from chiasm.evaluation.runner import answer_batches
 from chiasm.metrics.answers import exact_match_scores
 from chiasm.metrics.normalisation import normalise_answer
 
-LEARNED, MEAN, SHUFFLED, CONTROL = "learned", "mean gate", "shuffled", "control"
-"""Names of settings, beside `NAME only` for each stream."""
-
 FEW_SAMPLES = 30
 """Below this many samples the report warns that intervals are too narrow."""
-
-Progress = Callable[[str, int], None]
-"""Called with the name of the setting and the number of questions just answered."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Accuracy under one intervention.
-
-    Attributes:
-        name: `learned`, `host only`, `NAME only`, `mean gate`, `shuffled` or `control`.
-        meaning: What was done, in words.
-        shares: Shares the gate was forced to, by stream; None where it was not forced.
-        accuracy: Exact match over all questions.
-        difference: This setting minus `learned`, question by question; None for `learned`.
-        by_group: Accuracy by group of questions.
-        answers: What was said, one text a question.
-        correct: Whether it was right, one a question.
-    """
-
-    name: str
-    meaning: str
-    shares: Mapping[str, float] | None
-    accuracy: Interval
-    difference: Interval | None
-    by_group: Mapping[str, Interval]
-    answers: tuple[str, ...]
-    correct: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -212,8 +181,8 @@ def analyse(
         gate = summarise_gate(reading, model.streams, image_groups, image_samples, bootstrap)
     else:
         notes.append("This fusion has no gate: there are no weights to show, only interventions.")
-    measure = _Measure(model, questions, batch_size, bootstrap, progress)
-    settings = _measure_settings(measure, gate, control, notes)
+    measure = Measure(model, questions, batch_size, bootstrap, progress)
+    settings = measure_settings(measure, gate, control, notes)
     return GateAnalysis(
         streams=model.streams,
         questions=tuple(questions),
@@ -225,8 +194,8 @@ def analyse(
         image_groups=image_groups if reading is not None else (),
         notes=tuple(notes),
         context={
-            **asdict(model.describe()),
-            "control": None if control is None else control.describe().model,
+            **settings_of(model),
+            "control": None if control is None else settings_of(control)["model"],
             "data": data,
             "questions": len(questions),
             "samples": len(samples),
@@ -268,159 +237,15 @@ def _read_gates(model: GatedModel, samples: Sequence[Sample], batch_size: int) -
         for start in range(0, len(samples), batch_size)
     ]
     return GateReading(
-        weights=np.concatenate([part.weights for part in parts]),
-        contributions=np.concatenate([part.contributions for part in parts]),
-        maps=tuple(cells for part in parts for cells in part.maps),
+        weights=np.concatenate([_double(part.weights) for part in parts]),
+        contributions=np.concatenate([_double(part.contributions) for part in parts]),
+        maps=tuple(_double(cells) for part in parts for cells in part.maps),
         geometries=tuple(geometry for part in parts for geometry in part.geometries),
     )
 
 
-class _Measure:
-    """Accuracy of the questions under one setting after another."""
-
-    def __init__(
-        self,
-        model: GatedModel,
-        questions: Sequence[Question],
-        batch_size: int,
-        bootstrap: Bootstrap,
-        progress: Progress | None,
-    ) -> None:
-        self.model = model
-        self.questions = questions
-        self.batch_size = batch_size
-        self.bootstrap = bootstrap
-        self.progress = progress
-        self.learned: Setting | None = None
-
-    def forced(
-        self, name: str, meaning: str, force: Force, shares: Mapping[str, float] | None
-    ) -> Setting:
-        texts = answer_batches(
-            lambda samples: self.model.answers(samples, force=force),
-            self.questions,
-            self.batch_size,
-            self._tell(name),
-        )
-        return self._setting(name, meaning, shares, texts)
-
-    def shuffled(self, meaning: str) -> tuple[Setting, int]:
-        """Return the setting, and how many questions kept features of their own sample."""
-        # First questions of all samples, then second ones: neighbours come from other samples.
-        order = sorted(range(len(self.questions)), key=lambda at: self.questions[at].turn)
-        batches = _batches_of_two_or_more(order, self.batch_size)
-        texts = [""] * len(order)
-        kept = 0
-        for batch in batches:
-            sources = [self.questions[at].source for at in batch]
-            kept += sum(
-                own == donor for own, donor in zip(sources, [*sources[1:], sources[0]], strict=True)
-            )
-            found = answer_batches(
-                lambda samples: self.model.answers(samples, shuffle=True),
-                [self.questions[at] for at in batch],
-                len(batch),
-                self._tell(SHUFFLED),
-            )
-            for at, text in zip(batch, found, strict=True):
-                texts[at] = text
-        return self._setting(SHUFFLED, meaning, None, texts), kept
-
-    def control(self, meaning: str, control: Answerer) -> Setting:
-        texts = answer_batches(
-            control.answers, self.questions, self.batch_size, self._tell(CONTROL)
-        )
-        return self._setting(CONTROL, meaning, None, texts)
-
-    def _tell(self, name: str) -> Callable[[int], None] | None:
-        progress = self.progress
-        return None if progress is None else lambda count: progress(name, count)
-
-    def _setting(
-        self,
-        name: str,
-        meaning: str,
-        shares: Mapping[str, float] | None,
-        texts: Sequence[str],
-    ) -> Setting:
-        scores = exact_match_scores(texts, [question.answers for question in self.questions])
-        clusters = [question.source for question in self.questions]
-        difference = None
-        if self.learned is not None:
-            right = [float(correct) for correct in self.learned.correct]
-            difference = self.bootstrap.difference(scores, right, clusters)
-        by_group: dict[str, list[int]] = defaultdict(list)
-        for at, question in enumerate(self.questions):
-            by_group[question.group].append(at)
-        return Setting(
-            name=name,
-            meaning=meaning,
-            shares=shares,
-            accuracy=self.bootstrap.mean(scores, clusters),
-            difference=difference,
-            by_group={
-                group: self.bootstrap.mean(
-                    [scores[at] for at in members], [clusters[at] for at in members]
-                )
-                for group, members in sorted(by_group.items())
-            },
-            answers=tuple(texts),
-            correct=tuple(score == 1.0 for score in scores),
-        )
-
-
-def _batches_of_two_or_more(order: Sequence[int], size: int) -> list[list[int]]:
-    batches = [list(order[start : start + size]) for start in range(0, len(order), size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [[*batches[-2], *batches[-1]]]
-    return batches
-
-
-def _measure_settings(
-    measure: _Measure, gate: GateSummary | None, control: Answerer | None, notes: list[str]
-) -> list[Setting]:
-    streams = measure.model.streams
-    extras = " and ".join(streams[1:])
-    learned = measure.forced(LEARNED, "The model as trained.", None, None)
-    measure.learned = learned
-    settings = [learned]
-    alone = streams if gate is not None else streams[:1]
-    for stream in alone:
-        shares = {name: float(name == stream) for name in streams} if gate is not None else None
-        meaning = f"The gate gives everything to {stream}."
-        if gate is None:
-            meaning = f"What the fusion adds to the host's tokens is set to zero; {extras} unseen."
-        settings.append(measure.forced(f"{stream} only", meaning, stream, shares))
-    if gate is not None:
-        mean = {name: gate.weights[name].mean for name in streams}
-        settings.append(
-            measure.forced(
-                MEAN,
-                "Every image gets the mean weights: the gate no longer chooses.",
-                tuple(mean.values()),
-                mean,
-            )
-        )
-    if len({question.source for question in measure.questions}) < 2:
-        notes.append("Shuffled: not measured, one sample has no other to exchange features with.")
-    else:
-        meaning = f"Features of {extras} come from another image."
-        setting, kept = measure.shuffled(meaning)
-        settings.append(setting)
-        if kept:
-            notes.append(
-                f"Shuffled: {kept} of {len(measure.questions)} questions kept features of their "
-                "own sample, because a batch held nothing else."
-            )
-    if control is not None:
-        meaning = f"Another run: same parameters, trained on shuffled features of {extras}."
-        settings.append(measure.control(meaning, control))
-    else:
-        notes.append(
-            "No control run was given. Forcing a gate shows what the model relies on, not what "
-            "the extra eye brought: only a run trained on shuffled features tells the two apart."
-        )
-    return settings
+def _double(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    return np.asarray(values, dtype=np.float64)
 
 
 def _majority_accuracy(questions: Sequence[Question]) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,25 +21,11 @@ Force = str | Sequence[float] | None
 extra encoders contribute nothing); or one share a stream, host first, summing to 1."""
 
 
-@dataclass(frozen=True)
-class AnswerSettings:
-    """What shaped the answers, beside the weights: goes into every report.
+SUM_TOLERANCE = 0.01
+"""How far shares may sum from 1: bfloat16 keeps three digits."""
 
-    Attributes:
-        prompt: The chat template's rendering of one question, with its placeholders unexpanded.
-        dtype: Data type of the weights, for example "bfloat16".
-        attention: Attention backend, for example "sdpa".
-        pixels: Pixel budget of images, by the preparer's own names (`min_pixels`, `max_pixels`).
-        generation: Decoding options (`max_new_tokens`, ...).
-        model: Name or directory of the run.
-    """
-
-    prompt: str
-    dtype: str
-    attention: str
-    pixels: Mapping[str, int] = field(default_factory=dict)
-    generation: Mapping[str, object] = field(default_factory=dict)
-    model: str = ""
+REQUIRED_SETTINGS = ("model", "prompt", "dtype", "attention", "pixels")
+"""Keys that `Answerer.describe` must give, so that no report lacks what shaped its numbers."""
 
 
 class Answerer(Protocol):
@@ -53,14 +39,43 @@ class Answerer(Protocol):
         """
         ...
 
-    def describe(self) -> AnswerSettings:
-        """Return what shaped the answers."""
+    def describe(self) -> Mapping[str, Any]:
+        """Return what shaped the answers beside the weights, as plain values.
+
+        At least `model` (name or directory of the run), `prompt` (the chat template's rendering of
+        one question, placeholders unexpanded), `dtype` of the weights, `attention` backend,
+        `pixels` (the image budget, by the preparer's own names); `generation` options as well.
+        """
+        ...
+
+
+class GateReadout(Protocol):
+    """What a model returns about its gate, for I images and S streams, the host first."""
+
+    @property
+    def weights(self) -> NDArray[np.floating[Any]]:
+        """Float (I, S): the share of each stream, averaged over tokens and channels."""
+        ...
+
+    @property
+    def contributions(self) -> NDArray[np.floating[Any]]:
+        """Float (I, S): mean over tokens of the norm of share times projected feature."""
+        ...
+
+    @property
+    def maps(self) -> Sequence[NDArray[np.floating[Any]]]:
+        """For each image float (rows, columns, S): the share at each cell."""
+        ...
+
+    @property
+    def geometries(self) -> Sequence[ImageGeometry]:
+        """The cells of each image in its original pixels."""
         ...
 
 
 @dataclass(frozen=True)
 class GateReading:
-    """What a gate did with I images and S streams (the host first).
+    """A checked `GateReadout`: what a gate did with I images and S streams (the host first).
 
     Attributes:
         weights: float (I, S), the share of each stream, averaged over tokens and channels; at
@@ -87,7 +102,7 @@ class GateReading:
         for index, (row, cells, geometry) in enumerate(
             zip(self.weights, self.maps, self.geometries, strict=True)
         ):
-            if not (row >= 0).all() or abs(row.sum() - 1) > 1e-3:
+            if not (row >= 0).all() or abs(row.sum() - 1) > SUM_TOLERANCE:
                 raise InputError(
                     f"gate reading: image {index}: weights {row.tolist()}; shares must be at "
                     "least 0 and sum to 1"
@@ -112,7 +127,7 @@ class GatedModel(Answerer, Protocol):
         """Whether the fusion has a gate; without one `gates` is never called."""
         ...
 
-    def gates(self, samples: Sequence[Sample]) -> GateReading:
+    def gates(self, samples: Sequence[Sample]) -> GateReadout:
         """Read the gate for all images of the samples, in the order of samples and images."""
         ...
 
@@ -129,3 +144,19 @@ class GatedModel(Answerer, Protocol):
                 (the last one those of the first). The host's own features stay in place.
         """
         ...
+
+
+def settings_of(model: Answerer) -> dict[str, Any]:
+    """Return what a model says about itself, with nothing that a report needs missing.
+
+    Raises:
+        InputError: A required setting is missing.
+    """
+    settings = dict(model.describe())
+    missing = [name for name in REQUIRED_SETTINGS if name not in settings]
+    if missing:
+        raise InputError(
+            f"the model describes itself by {', '.join(sorted(settings)) or 'nothing'}; a report "
+            f"also needs {', '.join(missing)}"
+        )
+    return settings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from accelerate import PartialState
@@ -15,7 +14,7 @@ from chiasm.core.errors import InputError
 from chiasm.core.samples import Sample
 from chiasm.evaluation.bootstrap import Bootstrap
 from chiasm.evaluation.majority import Majority
-from chiasm.evaluation.protocols import Answerer
+from chiasm.evaluation.protocols import Answerer, settings_of
 from chiasm.evaluation.provenance import code_commit, fingerprint, installed_versions
 from chiasm.evaluation.questions import Question, split_questions
 from chiasm.evaluation.report import Baseline, EvaluationReport, GroupResult, Prediction
@@ -73,7 +72,7 @@ def evaluate(
     texts = answer_all(model, questions, batch_size, progress)
     predictions = _score(rules, questions, texts)
     context = {
-        **asdict(model.describe()),
+        **settings_of(model),
         "data": data,
         "questions": len(questions),
         "samples": len({question.source for question in questions}),

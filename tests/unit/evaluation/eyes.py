@@ -10,7 +10,7 @@ import numpy as np
 
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.samples import Sample, Turn
-from chiasm.evaluation.protocols import AnswerSettings, GateReading
+from chiasm.evaluation.protocols import GateReading
 
 HEIGHT, WIDTH = 24, 36
 GEOMETRY = ImageGeometry.from_resize((HEIGHT, WIDTH), (HEIGHT, WIDTH), (12, 12))
@@ -76,15 +76,15 @@ class Eyes:
         self.blind = blind
         self.calls: list[tuple[object, bool, tuple[str, ...]]] = []
 
-    def describe(self) -> AnswerSettings:
-        return AnswerSettings(
-            prompt="<user> <image> question",
-            dtype="float32",
-            attention="sdpa",
-            pixels={"min_pixels": 784, "max_pixels": 3136},
-            generation={"max_new_tokens": 11},
-            model="runs/control" if self.blind else "runs/eyes",
-        )
+    def describe(self) -> dict[str, object]:
+        return {
+            "prompt": "<user> <image> question",
+            "dtype": "float32",
+            "attention": "sdpa",
+            "pixels": {"min_pixels": 784, "max_pixels": 3136},
+            "generation": {"max_new_tokens": 11},
+            "model": "runs/control" if self.blind else "runs/eyes",
+        }
 
     def gates(self, samples):
         images = [image for item in samples for image in item.images]

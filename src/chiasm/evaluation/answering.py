@@ -1,0 +1,151 @@
+"""A dual encoder as something that answers questions and can be looked into."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from chiasm.core.batch import Batch
+from chiasm.core.errors import InputError
+from chiasm.core.samples import Sample
+from chiasm.evaluation.protocols import HOST, Force, GateReading
+from chiasm.fusion.gated import GatedFusion
+from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.gate_report import gated
+from chiasm.models.probes import build_probe_samples, probing
+
+MOST_NEW_TOKENS = 32
+
+
+class ModelAnswerer:
+    """Answers samples in batches, greedily; with a gate, can be read and forced.
+
+    Args:
+        model: The model.
+        name: Name or directory of the run, for reports.
+        max_new_tokens: Longest answer.
+    """
+
+    def __init__(
+        self, model: DualEncoder, name: str = "", max_new_tokens: int = MOST_NEW_TOKENS
+    ) -> None:
+        self.model = model
+        self.name = name
+        self.max_new_tokens = max_new_tokens
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams, "host" first, then the extra encoders."""
+        return (HOST, *self.model.encoders)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the fusion has a gate."""
+        return isinstance(self.model.fusion, GatedFusion)
+
+    def answers(
+        self, samples: Sequence[Sample], force: Force = None, shuffle: bool = False
+    ) -> list[str]:
+        """Answer the last user turn of each sample; see `evaluation.protocols.GatedModel`.
+
+        Raises:
+            InputError: The gate is to be forced and there is none, or fewer than two images are to
+                change places.
+        """
+        batch = self._collate(samples)
+        if shuffle:
+            batch = _exchange_views(batch)
+        with probing(self.model), self._forced(force):
+            return self.model.generate(batch, max_new_tokens=self.max_new_tokens)
+
+    def gates(self, samples: Sequence[Sample]) -> GateReading:
+        """Read the gate for all images of the samples.
+
+        Raises:
+            InputError: The fusion has no gate.
+        """
+        gated(self.model.fusion)
+        batch = self._collate(samples)
+        with probing(self.model):
+            named = self.model.look(batch).named
+        maps = named["gate_map"].double().cpu().numpy()
+        return GateReading(
+            weights=named["gate"].double().cpu().numpy(),
+            contributions=named["stream_norms"].double().cpu().numpy(),
+            maps=tuple(
+                np.asarray(row[: geometry.count]).reshape(geometry.rows, geometry.columns, -1)
+                for row, geometry in zip(maps, batch.geometries, strict=True)
+            ),
+            geometries=batch.geometries,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what shaped the answers."""
+        host = self.model.host
+        prompt = self.model.collator.prompter.render(build_probe_samples()[0], [1])
+        return {
+            "model": self.name,
+            "prompt": prompt.text,
+            "dtype": str(host.dtype).removeprefix("torch."),
+            "attention": str(host.model.config.get_text_config()._attn_implementation),
+            "pixels": _pixels(host.image_processor.size),
+            "generation": {"max_new_tokens": self.max_new_tokens, "temperature": 0.0},
+        }
+
+    def _collate(self, samples: Sequence[Sample]) -> Batch:
+        return self.model.collator.collate(samples, generation=True).to(self.model.host.device)
+
+    @contextmanager
+    def _forced(self, force: Force) -> Iterator[None]:
+        if force is None:
+            yield
+            return
+        fusion = self.model.fusion
+        if isinstance(fusion, GatedFusion):
+            shares = (
+                {force: 1.0}
+                if isinstance(force, str)
+                else dict(zip(self.streams, force, strict=True))
+            )
+            with fusion.forced(shares):
+                yield
+            return
+        if force != HOST:
+            raise InputError(
+                f"the gate is to be set to {force!r}, and the fusion has none; without a gate only "
+                "'host' can be forced"
+            )
+        self.model.fusion = None
+        try:
+            yield
+        finally:
+            self.model.fusion = fusion
+
+
+def _exchange_views(batch: Batch) -> Batch:
+    """Give each image the extra encoders' view of the next image of its size."""
+    exchanged = {}
+    for name, images in batch.encoder_images.items():
+        views = list(images)
+        groups: dict[torch.Size, list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(image.shape, []).append(index)
+        for shape, members in groups.items():
+            if len(members) < 2:
+                raise InputError(
+                    f"encoder {name!r}: one image of shape {tuple(shape)} in the batch has none to "
+                    "change views with; use larger batches, or images of equal size"
+                )
+            for index, other in zip(members, [*members[1:], members[0]], strict=True):
+                views[index] = images[other]
+        exchanged[name] = tuple(views)
+    return dataclasses.replace(batch, encoder_images=exchanged)
+
+
+def _pixels(size: Mapping[str, int | None]) -> dict[str, int]:
+    return {name: int(value) for name, value in dict(size).items() if value is not None}
