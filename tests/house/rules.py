@@ -41,7 +41,7 @@ FLOORS = {
     "cli",
 }
 DATA_FOLDERS = {"assets"}
-TOP_FILES = {"__init__.py", "py.typed"}
+TOP_FILES = {"__init__.py", "__main__.py", "py.typed"}
 
 # (file, name of the enclosing function): why asking an object what it has is right there.
 PROBING_ALLOWED: dict[tuple[str, str], str] = {}
