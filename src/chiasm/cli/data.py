@@ -23,7 +23,7 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 app = typer.Typer(help="Make, check and show data.", no_args_is_help=True)
 
 Format = Annotated[
-    str, typer.Option("--format", help="auto, messages, llava, vqa, captioning or medical.")
+    str, typer.Option("--format", help="auto, messages, llava, vqa, captioning, medical, nlvr.")
 ]
 MediaRoot = Annotated[
     Path | None, typer.Option("--media-root", help="Folder that relative media paths start from.")

@@ -204,7 +204,7 @@ class DatasetConfig(Config):
         seed: Of a `multi`, seed of the draws.
     """
 
-    type: Literal["multi", "auto", "messages", "llava", "vqa", "captioning", "medical"]
+    type: Literal["multi", "auto", "messages", "llava", "vqa", "captioning", "medical", "nlvr"]
     args: DatasetArguments | None = None
     datasets: tuple[DatasetConfig, ...] = ()
     weights: tuple[float, ...] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +13,16 @@ from chiasm.core.config import lookup
 from chiasm.core.errors import DataError
 from chiasm.core.samples import Sample
 from chiasm.data.conversation import Fault, shown
-from chiasm.data.formats import AUTO, FORMATS
+from chiasm.data.formats import AUTO, FORMATS, nlvr
 from chiasm.data.formats.reader import Media, ReadOptions, RecordReader
 from chiasm.data.records import Record, read_records
 
 Convert = Callable[[Any, "Path | str | None"], Sequence[Mapping[str, Any]]]
 """`format_conversations(conversations, image_path)` -> messages in the OpenAI and Qwen form."""
+
+
+WHOLE_FILES: dict[str, Callable[[Path], list[Sample]]] = {"nlvr": nlvr.read}
+"""Formats in which a record alone is no sample: name to the reader of the whole file or folder."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def read_file(
 
     Args:
         path: JSON, JSONL or Parquet.
-        format: A name in `FORMATS`, or `auto`.
+        format: A name in `FORMATS` or `WHOLE_FILES`, or `auto`.
         options: How records are read.
         convert: Turns `conversations` and the image's path into messages; the records are then
             read as messages.
@@ -82,8 +87,15 @@ def read_file(
         UnknownNameError: No such format.
     """
     if format != AUTO:
-        lookup(FORMATS, format, "data format")
+        lookup({**FORMATS, **WHOLE_FILES}, format, "data format")
+    if format in WHOLE_FILES:
+        return _read_whole(Path(path), format)
+    if format == AUTO and Path(path).is_dir():
+        # Of the known forms only this one is a folder.
+        return _read_whole(Path(path), "nlvr")
     records, faults = read_records(path)
+    if format == AUTO and convert is None and records and _is_nlvr(records[0].fields):
+        return _read_whole(Path(path), "nlvr")
     if convert is not None:
         records = [_converted(record, convert, options) for record in records]
         format = "messages"
@@ -94,6 +106,35 @@ def read_file(
     _add_repeated(entries, faults)
     in_order = sorted(faults, key=lambda fault: fault.line)
     return Reading(format, len(records), tuple(entries), tuple(in_order))
+
+
+def _is_nlvr(fields: Mapping[str, Any]) -> bool:
+    return all(name in fields for name in nlvr.FIELDS)
+
+
+def _read_whole(path: Path, format: str) -> Reading:
+    try:
+        samples = WHOLE_FILES[format](path)
+    except DataError as error:
+        faults = tuple(_whole_fault(path, words) for words in error.faults or (str(error),))
+        return Reading(format, 0, (), faults)
+    entries = tuple(
+        Entry(
+            sample.origin,
+            sample.identifier,
+            sample,
+            tuple(Media(f"images[{index}]", image) for index, image in enumerate(sample.images)),
+        )
+        for sample in samples
+    )
+    return Reading(format, len(entries), entries, ())
+
+
+def _whole_fault(path: Path, words: str) -> Fault:
+    found = re.match(r"line (\d+): ", words)
+    origin = f"{path}:{found.group(1)}" if found else str(path)
+    rest = words[found.end() :] if found else words.removeprefix(f"{path}: ")
+    return Fault(origin, "record", rest, "see the format's documentation")
 
 
 def read_record(

@@ -46,8 +46,8 @@ def read_records(path: Path | str) -> tuple[list[Record], list[Fault]]:
 
     Args:
         path: A JSON file (a list of objects, or one object), a JSONL file (one object a line,
-            blank lines allowed), or a Parquet file. Text is UTF-8, with or without a byte order
-            mark.
+            blank lines allowed; also with the suffix .json), or a Parquet file. Text is UTF-8,
+            with or without a byte order mark.
 
     Returns:
         The records in order, and what could not be read.
@@ -110,6 +110,9 @@ def _read_json(file: Path) -> Iterator[tuple[int, Any]]:
     except UnicodeDecodeError as error:
         yield 1, _not_utf8(file, content.count(b"\n", 0, error.start) + 1, error)
         return
+    if _holds_lines(text):
+        yield from _read_lines(file)
+        return
     line, seen = 1, 0
     try:
         for place, value in _values(text):
@@ -122,6 +125,17 @@ def _read_json(file: Path) -> Iterator[tuple[int, Any]]:
         yield error.lineno, _syntax_fault(file, f"{error.lineno}", f"column {error.colno}: {error}")
     except ValueError as error:
         yield line, _syntax_fault(file, f"{line}", _words(error))
+
+
+def _holds_lines(text: str) -> bool:
+    """Whether one object a line stands in a file with the suffix .json, as some data sets have."""
+    first, _, rest = text.strip().partition("\n")
+    if not first.lstrip().startswith("{") or not rest.strip().startswith("{"):
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _values(text: str) -> Iterator[tuple[int, Any]]:
