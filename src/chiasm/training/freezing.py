@@ -50,6 +50,33 @@ def match_parts(patterns: Iterable[str], names: Collection[str]) -> frozenset[st
     return frozenset(found)
 
 
+def change_parts(
+    current: Collection[str], change: Mapping[str, bool] | Iterable[str], names: Collection[str]
+) -> frozenset[str]:
+    """Return the parts that train after a change.
+
+    Args:
+        current: The parts that train before.
+        change: True or False by pattern of `match_parts`, where parts that are not named stay as
+            they are; or the patterns of exactly the parts that train.
+        names: All parts.
+
+    Raises:
+        UnknownNameError: A pattern matches no part.
+        ConfigError: Nothing would train.
+    """
+    if isinstance(change, Mapping):
+        chosen = set(current)
+        for pattern, trains in change.items():
+            matched = match_parts([pattern], names)
+            chosen = chosen | matched if trains else chosen - matched
+    else:
+        chosen = set(match_parts(change, names))
+    if not chosen:
+        raise ConfigError(f"nothing would train; the parts are {', '.join(names)}")
+    return frozenset(chosen)
+
+
 def part_matches(pattern: str, name: str) -> bool:
     """Whether a pattern of `match_parts` stands for the part `name`."""
     return name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)

@@ -23,9 +23,10 @@ from chiasm.training.audit import Audit
 from chiasm.training.ema import WeightAverage
 from chiasm.training.engine import PlainEngine
 from chiasm.training.freezing import (
+    PartRow,
+    change_parts,
     check_ownership,
     freeze_all_but,
-    match_parts,
     named_parameters,
     parts_table,
 )
@@ -38,10 +39,10 @@ from chiasm.training.recomputation import recompute_layers
 from chiasm.training.reporting import Reporter, write_numbers
 from chiasm.training.run_files import RunFiles
 from chiasm.training.sampler import Order, Slices, micro_batches
-from chiasm.training.scoring import Scorer, StepNumbers
+from chiasm.training.scoring import Scorer
 from chiasm.training.settings import StageSettings, TrainingSettings
 from chiasm.training.signals import CaughtSignals
-from chiasm.training.state import TrainingReport, TrainingState
+from chiasm.training.state import StepNumbers, TrainingReport, TrainingState
 
 Mode = Collection[str] | Callable[[Model], Collection[str]]
 """What a mode's name stands for: part names and globs, or a function of the model giving them."""
@@ -122,8 +123,6 @@ class Trainer:
         self._reporter: Reporter | None = None
         self.files = RunFiles(self, output, describe or {})
         self.files.prepare(resume)
-
-    # ------------------------------------------------------------------ the loop
 
     def train(self, steps: int | None = None) -> TrainingReport:
         """Train to the end, or for at most `steps` more optimizer steps.
@@ -219,18 +218,8 @@ class Trainer:
             UnknownNameError: A part is not there.
             ConfigError: Nothing would train, or the engine cannot change it in a run.
         """
-        names = self.model.parts
-        chosen = set(self.trainable) if isinstance(parts, Mapping) else set()
-        for pattern in parts:
-            matched = match_parts([pattern], names)
-            trains = parts[pattern] if isinstance(parts, Mapping) else True
-            chosen = chosen | matched if trains else chosen - matched
-        if not chosen:
-            raise ConfigError(f"nothing would train; the parts are {', '.join(names)}")
-        self.state.trainable = sorted(chosen)
+        self.state.trainable = sorted(change_parts(self.trainable, parts, self.model.parts))
         self.audit, self._entered = None, False
-
-    # ------------------------------------------------------------------ the steps
 
     def _begin(self) -> None:
         if self._reporter is not None:
@@ -272,10 +261,13 @@ class Trainer:
                 self.settings.audit_steps,
                 self.engine.sees_gradients,
             )
-        peaks = self.plan.peaks(self.state.stage, self.trainable)
-        rows = parts_table(self.model, self.trainable, peaks)
+        rows = self._rows()
         self.reporter.show_parts(self.stage.name, rows)
         self.files.write_parts(rows)
+
+    def _rows(self) -> list[PartRow]:
+        peaks = self.plan.peaks(self.state.stage, self.trainable)
+        return parts_table(self.model, self.trainable, peaks)
 
     def _read(self) -> list[Batch]:
         """Read the micro-batches of one optimizer step."""
@@ -331,8 +323,7 @@ class Trainer:
             self.reporter.say(f"audit: {line}; looking again after the next step")
         if not waiting:
             self.reporter.log(["audit passed", *self._audit.lines()])
-        peaks = self.plan.peaks(self.state.stage, self.trainable)
-        self.files.write_parts(parts_table(self.model, self.trainable, peaks))
+        self.files.write_parts(self._rows())
 
     def _judge(self) -> bool:
         """Evaluate when it is time; return whether this is a new best."""
@@ -355,13 +346,7 @@ class Trainer:
         due = state.step == 1 or state.step % self.settings.log_every == 0
         if due or self._stage_is_over() or self.metrics:
             rates = self.plan.rates(state.stage, state.stage_step - 1, self.trainable)
-            values = {
-                "loss": numbers.loss,
-                "terms": dict(numbers.terms),
-                "learning_rates": rates,
-                "gradient_norm": norm,
-            }
-            self.reporter.measure(state, self.stage.name, values, self.metrics)
+            self.reporter.measure(state, self.stage.name, numbers, rates, norm, self.metrics)
 
     def _advance(self) -> None:
         """Go on to the next stage when this one is over; check that its frozen parts rested."""
@@ -379,8 +364,6 @@ class Trainer:
         state.stage += 1
         state.stage_step, state.stale, state.trainable = 0, 0, None
         self.audit, self._entered = None, False
-
-    # ------------------------------------------------------------------ small things
 
     @property
     def _audit(self) -> Audit:
@@ -405,16 +388,8 @@ class Trainer:
         state = self.state
         if interrupted:
             self.reporter.say(f"a signal ended the run after step {state.step}; resume goes on")
-        report = TrainingReport(
-            step=state.step,
-            finished=self.finished,
-            interrupted=interrupted,
-            loss=self.loss,
-            metrics=dict(self.metrics),
-            best=state.best,
-            best_step=state.best_step,
-            seconds=state.seconds,
-            skipped=state.skipped,
+        report = state.report(
+            finished=self.finished, interrupted=interrupted, loss=self.loss, metrics=self.metrics
         )
         self.reporter.records.sync()
         if self.finished or interrupted:

@@ -12,7 +12,7 @@ from chiasm.core.batch import Batch
 from chiasm.training.freezing import PartRow, parts_lines, render_parts
 from chiasm.training.progress import ProgressView
 from chiasm.training.records import Records
-from chiasm.training.state import TrainingState
+from chiasm.training.state import StepNumbers, TrainingState
 
 
 class Reporter:
@@ -54,13 +54,27 @@ class Reporter:
         self,
         state: TrainingState,
         stage: str,
-        values: Mapping[str, Any],
-        metrics: Mapping[str, Any],
+        numbers: StepNumbers,
+        rates: Mapping[str, float],
+        norm: float,
+        metrics: Mapping[str, float],
     ) -> None:
-        """Write one line of numbers and show it."""
+        """Write one line of numbers and show it.
+
+        Args:
+            state: Where the run stands after the step.
+            stage: Name of the step's stage.
+            numbers: Of the step.
+            rates: Learning rate by part.
+            norm: Norm of the gradients before clipping.
+            metrics: Numbers of an evaluation after the step, if there was one.
+        """
         row: dict[str, Any] = {
             "stage": stage,
-            **values,
+            "loss": numbers.loss,
+            "terms": dict(numbers.terms),
+            "learning_rates": dict(rates),
+            "gradient_norm": norm,
             "samples": state.samples,
             "tokens": state.tokens,
             "seconds": round(state.seconds, 3),
@@ -69,11 +83,11 @@ class Reporter:
             row["evaluation"] = dict(metrics)
         self.records.measure(state.step, row)
         seconds = max(state.seconds, 1e-9)
-        numbers = f"loss {values['loss']:.4f} {write_numbers(metrics)}".rstrip()
+        shown = f"loss {numbers.loss:.4f} {write_numbers(metrics)}".rstrip()
         speed = f"{state.samples / seconds:.1f} samples/s {state.tokens / seconds:.0f} tokens/s"
         left = (self.total - state.step) * seconds / state.step
-        line = f"step {state.step}/{self.total} {stage} {numbers} {speed}"
-        self.progress.note(f"{numbers} {speed}", f"{line}, {left:.0f} s left")
+        line = f"step {state.step}/{self.total} {stage} {shown} {speed}"
+        self.progress.note(f"{shown} {speed}", f"{line}, {left:.0f} s left")
         self.log([line])
 
 

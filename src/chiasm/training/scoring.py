@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,25 +14,7 @@ from chiasm.core.protocols import Objective
 from chiasm.training.engine import Engine
 from chiasm.training.processes import Processes
 from chiasm.training.reporting import write_names, write_numbers
-
-
-@dataclass(frozen=True)
-class StepNumbers:
-    """What one optimizer step came to, over all micro-batches and processes.
-
-    Attributes:
-        loss: Weighted sum of the terms.
-        terms: Mean by term, an item each (token, image, cell).
-        tokens: Real tokens read.
-        samples: Samples read.
-        stopping: Whether any process was asked to stop.
-    """
-
-    loss: float
-    terms: Mapping[str, float]
-    tokens: int
-    samples: int
-    stopping: bool
+from chiasm.training.state import StepNumbers
 
 
 class Scorer:

@@ -44,10 +44,50 @@ class TrainingState:
         """Return plain values."""
         return dataclasses.asdict(self)
 
+    def report(
+        self,
+        *,
+        finished: bool,
+        interrupted: bool,
+        loss: float | None,
+        metrics: Mapping[str, float],
+    ) -> TrainingReport:
+        """Return what a call of `Trainer.train` came to."""
+        return TrainingReport(
+            step=self.step,
+            finished=finished,
+            interrupted=interrupted,
+            loss=loss,
+            metrics=dict(metrics),
+            best=self.best,
+            best_step=self.best_step,
+            seconds=self.seconds,
+            skipped=self.skipped,
+        )
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainingState:
         """Build from what `to_json` returned."""
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """What one optimizer step came to, over all micro-batches and processes.
+
+    Attributes:
+        loss: Weighted sum of the terms.
+        terms: Mean by term, an item each (token, image, cell).
+        tokens: Real tokens read.
+        samples: Samples read.
+        stopping: Whether any process was asked to stop.
+    """
+
+    loss: float
+    terms: Mapping[str, float]
+    tokens: int
+    samples: int
+    stopping: bool
 
 
 @dataclass(frozen=True)
