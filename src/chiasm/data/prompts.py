@@ -142,7 +142,9 @@ class Prompter:
             labels.append(ids[-1] if turns[-1].supervised else IGNORE)
             spans.append((len(text), len(text)))
         prompt = self._expand(sample, ids, labels, spans, token_counts, text)
-        if not add_generation_prompt and prompt.supervised_tokens == 0:
+        # Dense labels teach without a word; a sample with neither teaches nothing.
+        wordless = prompt.supervised_tokens == 0 and not sample.truth.get("cells")
+        if wordless and not add_generation_prompt:
             raise DataError(
                 f"{name_of(sample)}: no supervised token, so nothing to learn; add an assistant "
                 "turn, or mark one as supervised"

@@ -32,11 +32,17 @@ class CellHead(nn.Module):
     Args:
         width: Width of the tokens.
         attributes: Number of classes of each attribute by name.
+        deviation: Standard deviation that tokens should have. With it, tokens are divided by it in
+            place of the layer norm, which would not mind their size: a tower trained under this
+            head comes to write tokens of about that size, for example that of the word embeddings
+            of the language model that will read them.
     """
 
-    def __init__(self, *, width: int, attributes: Mapping[str, int]) -> None:
+    def __init__(
+        self, *, width: int, attributes: Mapping[str, int], deviation: float | None = None
+    ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if deviation is None else _Scale(1 / deviation)
         self.classifiers = nn.ModuleDict(
             {name: nn.Linear(width, classes) for name, classes in attributes.items()}
         )
@@ -54,11 +60,22 @@ class CellHead(nn.Module):
         Raises:
             GeometryError: Tokens were compressed, so that cells have no token of their own.
         """
-        normed = self.norm(tokens.features.to(self.norm.weight.dtype))
+        normed = self.norm(tokens.features.float())
         return {
             f"cells.{name}": _to_grids(classifier(normed), tokens)
             for name, classifier in self.classifiers.items()
         }
+
+
+class _Scale(nn.Module):
+    """Multiplies by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features * self.factor
 
 
 def _to_grids(scores: Tensor, tokens: VisualTokens) -> Tensor:

@@ -6,11 +6,14 @@ whole history of a host must be known.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -55,6 +58,9 @@ class ScratchHostConfig(Config):
         patch: Side of a patch in pixels of the resized picture.
         merge: Patches along a side of a visual token.
         pixels: (least, most) pixels of the resized picture; the picture keeps its shape.
+        patch_basis: How the tower's patch embedding starts: `cosine` reads a patch by its
+            frequencies, each scaled against its weight in pictures, so that fine detail is not
+            drowned by the mean colour; `random` as transformers does.
         embedding_deviation: Standard deviation of the initial weights of the language model.
         seed: Seed of the initial weights.
     """
@@ -72,6 +78,7 @@ class ScratchHostConfig(Config):
     patch: int = 4
     merge: int = 2
     pixels: tuple[int, int] = (32 * 32, 56 * 56)
+    patch_basis: Literal["cosine", "random"] = "cosine"
     embedding_deviation: float = Field(default=0.02, gt=0)
     seed: int = 0
 
@@ -95,6 +102,8 @@ class ScratchHostConfig(Config):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             model = Qwen2_5_VLForConditionalGeneration(self._model_config(tokenizer))
+        if self.patch_basis == "cosine":
+            start_from_cosines(model.model.visual.patch_embed.proj.weight)
         return Host(
             model=model,
             tokenizer=tokenizer,
@@ -149,6 +158,43 @@ class ScratchHostConfig(Config):
             vision_end_token_id=token(VISION_END),
             tie_word_embeddings=True,
         )
+
+
+LUMINANCE = (1.0, 1.0, 1.0)
+OPPONENTS = ((1.0, -1.0, 0.0), (1.0, 1.0, -2.0))
+"""Directions of colour: brightness, red against green, yellow against blue."""
+
+
+@torch.no_grad()
+def start_from_cosines(weight: Tensor, scale: float = 0.3) -> None:
+    """Write a cosine basis into a patch embedding.
+
+    Filters are the two-dimensional discrete cosines of a patch (Ahmed, Natarajan and Rao, 1974), of
+    brightness first and then of the two opponent colours, from low to high frequency until the
+    width is filled. Amplitudes of pictures fall with frequency (Field, 1987), so a filter grows
+    with its frequency: what comes out has about the same size everywhere.
+
+    Args:
+        weight: float (width, 3, frames, P, P), overwritten. Rows beyond the 3 * P * P filters
+            stay as they are.
+        scale: Size of the filters.
+    """
+    frames, side = weight.shape[2], weight.shape[-1]
+    place = torch.arange(side, dtype=weight.dtype)
+    waves = torch.stack([torch.cos(math.pi * (place + 0.5) * k / side) for k in range(side)])
+    waves = waves / waves.norm(dim=1, keepdim=True)
+    pairs = sorted(
+        ((row, column) for row in range(side) for column in range(side)),
+        key=lambda pair: pair[0] ** 2 + pair[1] ** 2,
+    )
+    filters = [(pair, LUMINANCE) for pair in pairs]
+    filters += [(pair, opponent) for pair in pairs for opponent in OPPONENTS]
+    for index, ((row, column), colour) in enumerate(filters[: weight.shape[0]]):
+        direction = torch.tensor(colour, dtype=weight.dtype)
+        direction = direction / direction.norm()
+        gain = scale * (0.15 + math.hypot(row, column)) / frames
+        plane = torch.outer(waves[row], waves[column]) * gain
+        weight[index] = direction[:, None, None, None] * plane
 
 
 def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from chiasm.core.batch import Batch
 from chiasm.core.errors import InputError
 from chiasm.core.outputs import Outputs
-from chiasm.core.protocols import Collate
+from chiasm.data.collate import Collator
 from chiasm.encoders.protocol import Encoder, as_modules
 from chiasm.heads.cells import CellHead
 from chiasm.models.probes import build_probe_samples, probing
@@ -29,12 +29,12 @@ class CellClassifier(nn.Module):
         collator: Turns samples into batches; used by `probe` only.
     """
 
-    def __init__(self, *, tower: Encoder, name: str, head: CellHead, collator: Collate) -> None:
+    def __init__(self, *, tower: Encoder, name: str, head: CellHead, collator: Collator) -> None:
         super().__init__()
         self.tower = tower
         self.name = name
         self.head = head
-        self._collator = collator
+        self.collator = collator
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -74,7 +74,7 @@ class CellClassifier(nn.Module):
         device = next(self.parameters()).device
         with probing(self):
             for sample in build_probe_samples():
-                outputs = self(self._collator([sample]).to(device))
+                outputs = self(self.collator([sample]).to(device))
                 for name, scores in outputs.named.items():
                     found[f"{sample.identifier}.{name}"] = scores.float()
         return found

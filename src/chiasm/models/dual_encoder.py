@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -12,12 +12,14 @@ from chiasm.core.batch import Batch
 from chiasm.core.errors import ConfigError, InputError
 from chiasm.core.outputs import Outputs
 from chiasm.core.protocols import Fused, Fusion
+from chiasm.data.chat import read_messages
 from chiasm.data.collate import Collator
 from chiasm.encoders.protocol import Encoder, as_modules
 from chiasm.fusion.gated import GatedFusion
+from chiasm.heads.cells import CellHead
 from chiasm.language.host import Host
 from chiasm.language.splice import Spliced
-from chiasm.models.gate_report import GateReport, read_gate
+from chiasm.models.gate_report import GateReport, compare_streams, gated, read_gate
 from chiasm.models.probes import build_probe_samples, probing
 
 
@@ -39,6 +41,7 @@ class DualEncoder(nn.Module):
         encoders: The extra encoders by name.
         fusion: Makes one stream of all; None exactly when there are no encoders.
         collator: Turns samples into batches, with the transforms of the same encoders.
+        head: Scores the cells of the host's own tokens, for dense supervision of its tower.
 
     Raises:
         ConfigError: Encoders, fusion and collator do not belong together.
@@ -51,6 +54,7 @@ class DualEncoder(nn.Module):
         encoders: Mapping[str, Encoder],
         fusion: Fusion | None,
         collator: Collator,
+        head: CellHead | None = None,
     ) -> None:
         super().__init__()
         if bool(encoders) != (fusion is not None):
@@ -67,6 +71,7 @@ class DualEncoder(nn.Module):
         self.encoders = nn.ModuleDict(as_modules(encoders))
         self.fusion = fusion
         self.collator = collator
+        self.head = head
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -76,6 +81,7 @@ class DualEncoder(nn.Module):
         """
         parts = {f"host_{name}": part for name, part in self.host.parts.items()}
         parts.update({f"encoder.{name}": part for name, part in self.encoders.items()})
+        parts.update({} if self.head is None else {"head": self.head})
         if isinstance(self.fusion, GatedFusion):
             pieces = self.fusion.named_children()
             return {**parts, **{f"fusion.{name}": piece for name, piece in pieces}}
@@ -83,9 +89,9 @@ class DualEncoder(nn.Module):
 
     @property
     def new_parts(self) -> frozenset[str]:
-        """The fusion, adapters, and encoders that no checkpoint holds."""
+        """The fusion, the head, adapters, and encoders that no checkpoint holds."""
         fresh = {f"encoder.{name}" for name in self.encoders if not self._encoder(name).pretrained}
-        added = {name for name in self.parts if name == "host_adapter" or name[:6] == "fusion"}
+        added = {n for n in self.parts if n in ("host_adapter", "head") or n[:6] == "fusion"}
         return frozenset(fresh | added)
 
     @property
@@ -101,9 +107,9 @@ class DualEncoder(nn.Module):
             Logits and targets of the supervised positions, and what the fusion named.
         """
         spliced, named = self._look(batch)
-        hidden = self.host.read(spliced)
         if not batch.supervised_tokens:
             return Outputs(named=named)
+        hidden = self.host.read(spliced)
         logits, targets = self.host.supervised(spliced, hidden)
         return Outputs(logits=logits, targets=targets, named=named)
 
@@ -131,12 +137,12 @@ class DualEncoder(nn.Module):
         Raises:
             InputError: The model has no gate, or the conversation no image.
         """
-        fusion = self._gated()
+        fusion = gated(self.fusion)
         batch = self._ask(messages)
         if not batch.geometries:
             raise InputError("the conversation has no image, so there is no gate to report")
         with probing(self):
-            return read_gate(fusion.names, self._fuse(batch)[0].named, batch.geometries)
+            return read_gate(fusion.names, self.look(batch).named, batch.geometries)
 
     def compare(self, messages: Sequence[Mapping[str, Any]], **generation: Any) -> dict[str, str]:
         """Answer once with the learned gate, and once with each stream alone.
@@ -147,15 +153,11 @@ class DualEncoder(nn.Module):
         Raises:
             InputError: The model has no gate.
         """
-        fusion = self._gated()
         batch = self._ask(messages)
-        gates: dict[str, AbstractContextManager[None]] = {"learned": nullcontext()}
-        gates.update({name: fusion.forced({name: 1.0}) for name in fusion.names})
-        answers = {}
-        for name, gate in gates.items():
-            with probing(self), gate:
-                answers[name] = self.generate(batch, **generation)[0]
-        return answers
+        with probing(self):
+            return compare_streams(
+                gated(self.fusion), lambda: self.generate(batch, **generation)[0]
+            )
 
     def probe(self) -> Mapping[str, Tensor]:
         """Return the scores of the last supervised token of two fixed inputs: float32 (V,) each."""
@@ -175,30 +177,26 @@ class DualEncoder(nn.Module):
         spliced = self.host.splice(batch, fused.tokens, extras, fused.tokens_per_cell)
         return spliced, fused.named
 
+    def look(self, batch: Batch) -> Fused:
+        """Encode and fuse the images of a batch, and stop there: tokens, gate, dense scores."""
+        return self._fuse(batch)[0]
+
     def _fuse(self, batch: Batch) -> tuple[Fused, Any]:
-        """Encode and fuse the images of a batch; also return what the host's family adds."""
+        """Encode and fuse; also return what the host's family adds."""
         seen = self.host.encode(batch.host_images, batch.geometries)
+        dense = {} if self.head is None else self.head.predict(seen.tokens)
         if self.fusion is None:
-            return Fused(tokens=seen.tokens, named={}), seen.extras
+            return Fused(tokens=seen.tokens, named=dense), seen.extras
         extra = {
             name: self._encoder(name).encode(batch.encoder_images[name], batch.geometries)
             for name in self.encoders
         }
-        return self.fusion.fuse(seen.tokens, extra), seen.extras
+        fused = self.fusion.fuse(seen.tokens, extra)
+        return replace(fused, named={**fused.named, **dense}), seen.extras
 
     def _ask(self, messages: Sequence[Mapping[str, Any]]) -> Batch:
-        from chiasm.data.formats.messages import read_messages
-
         sample = read_messages(messages)
         return self.collator.collate([sample], generation=True).to(self.host.device)
 
     def _encoder(self, name: str) -> Encoder:
         return cast("Encoder", self.encoders[name])
-
-    def _gated(self) -> GatedFusion:
-        if not isinstance(self.fusion, GatedFusion):
-            raise InputError(
-                f"the fusion is {type(self.fusion).__name__}, which has no gate; train a model "
-                "with the fusion 'gated' to see and force shares"
-            )
-        return self.fusion

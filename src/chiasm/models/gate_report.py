@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from chiasm.core.errors import InputError
 from chiasm.core.grid import ImageGeometry
+from chiasm.fusion.gated import GatedFusion
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,29 @@ def read_gate(
         confidence=(weights[dominant] - equal) / (1 - equal),
         images=images,
     )
+
+
+def gated(fusion: object) -> GatedFusion:
+    """Return a fusion that has a gate.
+
+    Raises:
+        InputError: It has none.
+    """
+    if not isinstance(fusion, GatedFusion):
+        raise InputError(
+            f"the fusion is {type(fusion).__name__}, which has no gate; train a model with the "
+            "fusion 'gated' to see and force shares"
+        )
+    return fusion
+
+
+def compare_streams(fusion: GatedFusion, answer: Callable[[], str]) -> dict[str, str]:
+    """Return the answer with the learned gate (`learned`), and with each stream alone by name."""
+    answers = {"learned": answer()}
+    for name in fusion.names:
+        with fusion.forced({name: 1.0}):
+            answers[name] = answer()
+    return answers
 
 
 def _to_rows(cells: Sequence[float], geometry: ImageGeometry) -> tuple[tuple[float, ...], ...]:

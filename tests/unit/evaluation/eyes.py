@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from chiasm.core.grid import ImageGeometry
-from chiasm.core.samples import Sample, Turn
+from chiasm.core.samples import ImageSource, Sample, Turn
+from chiasm.data.media import load_image
 from chiasm.evaluation.protocols import GateReading
 
 HEIGHT, WIDTH = 24, 36
@@ -28,12 +29,17 @@ def picture(red: bool, across: bool, strength: float = 1.0) -> np.ndarray:
     return image
 
 
-def sees_red(image: np.ndarray) -> bool:
+def pixels(source: ImageSource) -> np.ndarray:
+    return np.asarray(load_image(source))
+
+
+def sees_red(source: ImageSource) -> bool:
+    image = pixels(source)
     return image[..., 0].mean() > image[..., 2].mean()
 
 
-def sees_across(image: np.ndarray) -> bool:
-    green = image[..., 1].astype(float)
+def sees_across(source: ImageSource) -> bool:
+    green = pixels(source)[..., 1].astype(float)
     return green.std(axis=0).mean() > green.std(axis=1).mean()
 
 
@@ -107,7 +113,7 @@ class Eyes:
         return [self._say(*pair, force) for pair in zip(samples, donors, strict=True)]
 
     def _extra(self, image) -> float:
-        strength = image[..., 1].max() / 250
+        strength = pixels(image)[..., 1].max() / 250
         return 0.2 + 0.5 * strength if self.weight is None else self.weight
 
     def _say(self, item: Sample, donor: Sample, force) -> str:

@@ -1,0 +1,189 @@
+"""From a recipe to the objects of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from chiasm.core.config import lookup
+from chiasm.core.errors import ConfigError
+from chiasm.data.collate import Collator
+from chiasm.data.prompts import Prompter
+from chiasm.data.world.cells import LABELS
+from chiasm.data.world.worlds import WORLDS
+from chiasm.encoders import EncoderConfig
+from chiasm.encoders.null import NullEye
+from chiasm.encoders.protocol import Encoder
+from chiasm.heads.cells import CellHead
+from chiasm.language.host import Host
+from chiasm.models.cell_classifier import CellClassifier
+from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.dual_encoder_modes import parts_to_train
+from chiasm.objectives.cells import Cells
+from chiasm.objectives.gate import Diversity
+from chiasm.objectives.tokens import NextTokens
+from chiasm.objectives.weighted import NamedObjective, WeightedSum
+from chiasm.recipes.places import encoder_folder, host_folder
+from chiasm.recipes.schema import HostChoice, ObjectiveChoice, Recipe, Stage
+from chiasm.recipes.sources import StagedSamples, build_mixture, world_corpus
+from chiasm.training.settings import StageSettings, TrainingSettings
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Family = DualEncoder | CellClassifier
+
+
+def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
+    """Build the model of a recipe.
+
+    Args:
+        recipe: What to build.
+        base: Folder that relative paths start from.
+        host: Used in place of building the recipe's own, when a run is loaded again.
+
+    Raises:
+        ChiasmError: A checkpoint is missing or does not fit.
+    """
+    torch.manual_seed(recipe.seed)
+    host = host or build_host(recipe.host, base, corpus=world_corpus(sorted(WORLDS)) if recipe.host.scratch else None)
+    encoders = {
+        name: _build_encoder(config, base, recipe.control)
+        for name, config in recipe.encoders.items()
+    }
+    collator = Collator(
+        Prompter(host.tokenizer, host.image_token),
+        host.preparer,
+        {name: encoder.transform for name, encoder in encoders.items()},
+        max_length=recipe.data.max_length,
+        over_long=recipe.data.over_long,
+    )
+    if recipe.family == "cell_classifier":
+        ((name, tower),) = encoders.items()
+        head = CellHead(width=tower.width, attributes=_attributes(recipe.objective))
+        return CellClassifier(tower=tower, name=name, head=head, collator=collator)
+    fusion = None
+    if recipe.fusion is not None:
+        widths = {name: encoder.width for name, encoder in encoders.items()}
+        fusion = recipe.fusion.build(host_width=host.width, encoder_widths=widths)
+    head = None
+    if recipe.dense_head:
+        words = host.model.get_input_embeddings().weight
+        head = CellHead(
+            width=host.width,
+            attributes=_attributes(recipe.objective),
+            deviation=float(words.detach().std()),
+        )
+    return DualEncoder(host=host, encoders=encoders, fusion=fusion, collator=collator, head=head)
+
+
+def build_host(choice: HostChoice, base: Path, corpus: list[str] | None = None) -> Host:
+    """Build or load the host that is extended."""
+    if choice.scratch is not None:
+        host = choice.scratch.build(corpus or [])
+    else:
+        host = load_base_host(choice, base)
+    if choice.lora is not None:
+        choice.lora.build(host)
+    return host
+
+
+def load_base_host(choice: HostChoice, base: Path) -> Host:
+    """Load the host that a recipe names: a shipped one, a run's, a directory's or the hub's."""
+    folder, name = host_folder(choice.path or "", base)
+    return Host.from_pretrained(
+        folder,
+        dtype=DTYPES[choice.dtype],
+        revision=choice.revision,
+        attention=choice.attention,
+        known_as=name,
+    )
+
+
+def build_objective(choice: ObjectiveChoice) -> WeightedSum:
+    """Build the loss of a recipe."""
+    terms: list[NamedObjective] = []
+    weights: dict[str, float] = {}
+    if choice.tokens is not None:
+        terms.append(NextTokens())
+        weights["tokens"] = choice.tokens
+    if choice.cells:
+        terms.append(Cells(tuple(choice.cells)))
+        weights |= {f"cells.{name}": weight for name, weight in choice.cells.items()}
+    if choice.diversity is not None:
+        terms.append(Diversity(choice.diversity_reading.reading))
+        weights["diversity"] = choice.diversity
+    return WeightedSum(terms, weights)
+
+
+def build_training(
+    recipe: Recipe, model: Family, base: Path
+) -> tuple[TrainingSettings, StagedSamples]:
+    """Resolve the stages of a recipe to parts, steps and samples.
+
+    Raises:
+        ConfigError: A stage trains nothing or names an unknown part.
+    """
+    processes = PartialState().num_processes
+    training = recipe.training
+    window = training.batch_size * training.accumulation * processes
+    mixtures, stages, positions = [], [], []
+    if training.patience is not None and any(stage.data for stage in training.stages):
+        raise ConfigError(
+            "patience ends a stage early, and stages with data of their own have fixed lengths; "
+            "leave out `patience` or the stages' `data`"
+        )
+    for index, stage in enumerate(training.stages):
+        sources = stage.data or recipe.data.train
+        mixture = build_mixture(sources, model_preparer(model), base, recipe.seed + index)
+        settings = _stage_settings(recipe, stage, model, len(mixture), window)
+        mixtures.append(mixture)
+        stages.append(settings)
+        positions.append((settings.steps or 0) * window)
+    return training.settings(tuple(stages), recipe.seed), StagedSamples(mixtures, positions)
+
+
+def stage_parts(recipe: Recipe, stage: Stage, model: nn.Module) -> tuple[str, ...]:
+    """Return the patterns or names of the parts that a stage trains."""
+    if stage.train is not None:
+        return stage.train
+    if not isinstance(model, DualEncoder):
+        return tuple(sorted(model.parts))  # type: ignore[arg-type]
+    names = [name for name in model.parts if name not in ("head", "host_adapter")]
+    chosen = parts_to_train(
+        names, stage.mode or recipe.training_mode, recipe.freeze_config, recipe.freeze
+    )
+    # A head or adapter exists only because the recipe asked for it, so it always trains.
+    added = {name for name in model.parts if name in ("head", "host_adapter")}
+    return tuple(sorted(chosen | added))
+
+
+def model_preparer(model: Family):  # type: ignore[no-untyped-def]
+    """Return the image preparer of a model's host."""
+    return model.collator.preparer
+
+
+def _stage_settings(
+    recipe: Recipe, stage: Stage, model: Family, samples: int, window: int
+) -> StageSettings:
+    steps = stage.steps
+    if steps is None:
+        steps = max(1, -(-int((stage.epochs or 0) * samples) // window))
+    own = stage.model_dump(exclude={"description", "mode", "train", "data", "steps", "epochs"})
+    own["learning_rate"] = stage.learning_rate or recipe.training.learning_rate
+    return StageSettings(steps=steps, train=stage_parts(recipe, stage, model), **own)
+
+
+def _build_encoder(config: EncoderConfig, base: Path, control: str) -> Encoder:
+    path = config.path
+    if path is not None:
+        config = config.model_copy(update={"path": str(encoder_folder(path, base))})
+    encoder: Encoder = config.build()
+    return NullEye(encoder) if control == "null_eye" else encoder
+
+
+def _attributes(objective: ObjectiveChoice) -> dict[str, int]:
+    return {name: len(lookup(LABELS, name, "dense attribute")) + 1 for name in objective.cells}
+

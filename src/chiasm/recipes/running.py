@@ -1,0 +1,161 @@
+"""Runs a recipe from its first step to a directory that loads."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+
+from chiasm.core.protocols import Evaluate
+from chiasm.core.samples import Sample
+from chiasm.evaluation.answering import ModelAnswerer
+from chiasm.evaluation.runner import evaluate
+from chiasm.models.cell_classifier import CellClassifier
+from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.dual_encoder_modes import TRAINING_MODES, parts_to_train
+from chiasm.recipes.build import Family, build_model, build_objective, build_training
+from chiasm.recipes.cells import cell_accuracy
+from chiasm.recipes.loading import recipe_text
+from chiasm.recipes.places import ENCODER_FOLDER, HOST_FOLDER, RECIPE_FILE
+from chiasm.recipes.schema import Recipe
+from chiasm.recipes.sources import list_samples
+from chiasm.training.freezing import PartRow, parts_table
+from chiasm.training.loop import Trainer
+from chiasm.training.state import TrainingReport
+
+METRICS = {"dual_encoder": "exact_match", "cell_classifier": "accuracy"}
+"""What picks the best checkpoint of a family when the recipe does not say."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is built and not begun.
+
+    Attributes:
+        recipe: The resolved recipe.
+        model: Its model.
+        tables: For each stage its name and the parts table.
+        trainer: The trainer, or None for a dry run.
+    """
+
+    recipe: Recipe
+    model: Family
+    tables: tuple[tuple[str, list[PartRow]], ...]
+    trainer: Trainer | None
+
+
+def prepare(
+    recipe: Recipe, output: Path | None, base: Path, resume: bool = False
+) -> Prepared:
+    """Build everything of a run.
+
+    Args:
+        recipe: The recipe.
+        output: The run directory; None builds no trainer and writes nothing.
+        base: Folder that relative paths in the recipe start from.
+        resume: Go on from the newest checkpoint.
+
+    Raises:
+        ChiasmError: The recipe, its data or its checkpoints are wrong.
+    """
+    model = build_model(recipe, base)
+    settings, samples = build_training(recipe, model, base)
+    if settings.metric is None and recipe.data.validation:
+        settings = settings.model_copy(update={"metric": METRICS[recipe.family]})
+    tables = tuple(
+        (
+            stage.name,
+            parts_table(
+                model,  # type: ignore[arg-type]
+                frozenset(_matched(stage.train, model)),
+                {part: stage.learning_rate for part in model.parts},
+            ),
+        )
+        for stage in settings.stages
+    )
+    if output is None:
+        return Prepared(recipe, model, tables, None)
+    validation = list_samples(recipe.data.validation, model.collator.preparer, base)
+    trainer = Trainer(
+        model=model,
+        objective=build_objective(recipe.objective),
+        dataset=samples,
+        collate=model.collator,
+        settings=settings,
+        output=output,
+        evaluate=_evaluator(model, validation) if validation else None,
+        resume=resume,
+        describe={RECIPE_FILE: recipe_text(recipe)},
+        modes=_modes(recipe, model),
+    )
+    return Prepared(recipe, model, tables, trainer)
+
+
+def run(prepared: Prepared, output: Path) -> TrainingReport:
+    """Train, and write the host or encoder that a run brought forth beside its weights."""
+    assert prepared.trainer is not None
+    if prepared.recipe.host.scratch is not None and isinstance(prepared.model, DualEncoder):
+        _save_once(prepared.model.host.save, output / HOST_FOLDER)
+    report = prepared.trainer.train()
+    if PartialState().is_main_process and not report.interrupted:
+        finish(prepared, output)
+    return report
+
+
+def finish(prepared: Prepared, output: Path) -> None:
+    """Write the pieces that other recipes can name: `host/` and `encoder/`."""
+    from chiasm.training.durable import read_tensors
+    from chiasm.training.weights import WEIGHTS, load_parts
+
+    model = prepared.model
+    load_parts(output / WEIGHTS, model, *read_tensors(output / WEIGHTS))  # type: ignore[arg-type]
+    if isinstance(model, DualEncoder) and prepared.recipe.host.scratch is not None:
+        model.host.save(output / HOST_FOLDER)
+    if isinstance(model, CellClassifier):
+        model.tower.save(output / ENCODER_FOLDER)  # type: ignore[attr-defined]
+
+
+def _save_once(save: Callable[[Path], None], folder: Path) -> None:
+    if PartialState().is_main_process and not folder.exists():
+        save(folder)
+
+
+def _evaluator(model: Family, samples: list[Sample]) -> Evaluate:
+    if isinstance(model, CellClassifier):
+        return functools.partial(cell_accuracy, model, samples)
+    return functools.partial(_answer_accuracy, model, samples)
+
+
+def _answer_accuracy(model: DualEncoder, samples: list[Sample]) -> Mapping[str, float]:
+    report = evaluate(ModelAnswerer(model), samples, "answers", batch_size=32)
+    return report.numbers()
+
+
+def _modes(recipe: Recipe, model: Family) -> dict[str, frozenset[str]]:
+    if not isinstance(model, DualEncoder):
+        return {}
+    names = [name for name in model.parts if name not in ("head", "host_adapter")]
+    return {
+        mode: parts_to_train(names, mode, recipe.freeze_config, recipe.freeze)
+        for mode in TRAINING_MODES
+    }
+
+
+def _matched(patterns: tuple[str, ...], model: Family) -> frozenset[str]:
+    from chiasm.training.freezing import match_parts
+
+    return match_parts(patterns, model.parts)
+
+
+def tables_text(prepared: Prepared) -> str:
+    """Return the parts tables as JSON lines, for programs."""
+    rows = [
+        {"stage": name, "part": row.name, "total": row.total, "trainable": row.trainable}
+        for name, table in prepared.tables
+        for row in table
+    ]
+    return json.dumps(rows)

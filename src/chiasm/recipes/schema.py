@@ -1,0 +1,282 @@
+"""The recipe: one YAML file that names a whole run."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from chiasm.core.config import Config, lookup
+from chiasm.data.fitting import OverLong
+from chiasm.data.world.worlds import WORLDS
+from chiasm.encoders import ENCODERS, EncoderConfig
+from chiasm.fusion import FUSIONS, FusionConfig
+from chiasm.language.adapters import LoraAdapterConfig
+from chiasm.language.loading import Attention
+from chiasm.language.scratch import ScratchHostConfig
+from chiasm.models.dual_encoder_modes import FREEZE_FLAGS, TRAINING_MODES
+from chiasm.objectives.gate import DiversityConfig
+from chiasm.training.settings import StageSettings, TrainingSettings
+
+
+class HostChoice(Config):
+    """The model that is extended: give `path`, or `scratch` for random weights."""
+
+    path: str | None = None
+    """A shipped name (`tiny-host`), a run directory, a checkpoint directory, or a hub name."""
+    scratch: ScratchHostConfig | None = None
+    """Sizes of a host that starts from random weights."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights in memory."""
+    attention: Attention = "sdpa"
+    """Attention implementation of transformers."""
+    lora: LoraAdapterConfig | None = None
+    """Low-rank adapters on the language model, as the part `host_adapter`."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> HostChoice:
+        if (self.path is None) == (self.scratch is None):
+            raise ValueError("give exactly one of `path` and `scratch`")
+        return self
+
+
+class Source(Config):
+    """Where samples come from: a file of any known form (`path`) or a world made on demand."""
+
+    path: str | None = None
+    """JSON, JSONL, Parquet, or a folder of a known layout; relative to the recipe file."""
+    format: str = "auto"
+    """Name of the file's form, or `auto`."""
+    media_root: str | None = None
+    """Folder that media paths are relative to; the file's own folder by default."""
+    world: str | None = None
+    """Name of a procedural world."""
+    split: str = "train"
+    """Split of the world, or of a dataset that carries splits."""
+    count: int | None = Field(default=None, ge=1)
+    """Samples of a world; or at most so many samples of a file, from its start."""
+    seed: int = 0
+    """Seed of a world."""
+    questions: int = Field(default=1, ge=0)
+    """Questions an image of a world; 0 gives the picture and its dense labels alone."""
+    dense: bool = False
+    """Whether a world gives dense labels on the host's grid."""
+    weight: float | None = Field(default=None, gt=0)
+    """Share in the mixture; sizes decide when no source of the list has a weight."""
+
+    @field_validator("world")
+    @classmethod
+    def _known(cls, world: str | None) -> str | None:
+        if world is not None and world not in WORLDS:
+            raise ValueError(f"unknown world; known: {', '.join(WORLDS)}")
+        return world
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Source:
+        if (self.path is None) == (self.world is None):
+            raise ValueError("give exactly one of `path` and `world`")
+        if self.world is not None and self.count is None:
+            raise ValueError("a world has no end: give `count`")
+        return self
+
+
+class DataChoice(Config):
+    """What is learned from and what is measured on."""
+
+    train: tuple[Source, ...] = Field(min_length=1)
+    """Sources of training samples; a stage may name its own."""
+    validation: tuple[Source, ...] = ()
+    """Sources of the evaluation in the loop; none means no evaluation."""
+    max_length: int | None = Field(default=None, ge=1)
+    """Most tokens in a row; None for no limit."""
+    over_long: OverLong = "error"
+    """What happens to a longer row."""
+
+
+class ObjectiveChoice(Config):
+    """The terms of the loss and their weights. A term that is absent is not computed."""
+
+    tokens: float | None = Field(default=None, ge=0)
+    """Weight of the next-token loss."""
+    cells: dict[str, float] = Field(default_factory=dict)
+    """Weight of the dense loss by attribute (`shape`, `colour`, `texture`, `size`)."""
+    diversity: float | None = Field(default=None, ge=0)
+    """Weight of the gate's diversity (`diversity_loss_weight` of the source document)."""
+    diversity_reading: DiversityConfig = DiversityConfig()
+    """Which reading of diversity."""
+
+    @model_validator(mode="after")
+    def _some_term(self) -> ObjectiveChoice:
+        if self.tokens is None and not self.cells and self.diversity is None:
+            raise ValueError("no term: give at least one of `tokens`, `cells` and `diversity`")
+        return self
+
+
+class Stage(Config):
+    """One stage of a curriculum; what is not said here is as in `training`."""
+
+    name: str = Field(min_length=1)
+    """Unique within the recipe."""
+    description: str = ""
+    """For people."""
+    steps: int | None = Field(default=None, gt=0)
+    """Optimizer steps; give this or `epochs`."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the stage's data."""
+    mode: str | None = None
+    """A training mode of the dual encoder (`fusion_only`, `encoders_only`, ...)."""
+    train: tuple[str, ...] | None = None
+    """Names of the parts that train, in place of a mode."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate; by default that of the recipe."""
+    learning_rates: dict[str, float] = Field(default_factory=dict)
+    """Peak learning rate by part, where it differs."""
+    loss_weights: dict[str, float] = Field(default_factory=dict)
+    """Factor on a term's weight in this stage."""
+    data: tuple[Source, ...] | None = None
+    """The stage's own training data."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(default=0.0, ge=0)
+    minimum_ratio: float = Field(default=0.0, ge=0, le=1)
+
+    @field_validator("mode")
+    @classmethod
+    def _known_mode(cls, mode: str | None) -> str | None:
+        if mode is not None and mode not in TRAINING_MODES:
+            raise ValueError(f"unknown training mode; known: {', '.join(TRAINING_MODES)}")
+        return mode
+
+    @model_validator(mode="after")
+    def _length(self) -> Stage:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of `steps` and `epochs`")
+        if self.mode is not None and self.train is not None:
+            raise ValueError("give `mode` or `train`, not both")
+        return self
+
+
+class TrainingChoice(Config):
+    """How the run is trained; see `chiasm.training.settings` for what each value does."""
+
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    batch_size: int = Field(default=8, gt=0)
+    accumulation: int = Field(default=1, gt=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    evaluate_every: int | None = Field(default=None, gt=0)
+    checkpoint_every: int | None = Field(default=None, gt=0)
+    keep: int = Field(default=2, gt=0)
+    metric: str | None = None
+    patience: int | None = Field(default=None, gt=0)
+    log_every: int = Field(default=10, gt=0)
+    workers: int = Field(default=0, ge=0)
+    gradient_checkpointing: bool = False
+    audit_steps: int = Field(default=3, gt=0)
+
+    def settings(self, stages: tuple[StageSettings, ...], seed: int) -> TrainingSettings:
+        """Return the trainer's settings with stages resolved to parts and steps."""
+        own = self.model_dump(exclude={"stages", "learning_rate"})
+        return TrainingSettings(stages=stages, seed=seed, order="sequential", **own)
+
+
+class Recipe(Config):
+    """A whole run."""
+
+    family: Literal["dual_encoder", "cell_classifier"]
+    """What is built."""
+    description: str = ""
+    """What the run is for and what to expect, for people."""
+    host: HostChoice
+    """The model that is extended (for `cell_classifier`: whose grid and prompts are used)."""
+    encoders: dict[str, EncoderConfig] = Field(default_factory=dict)
+    """Extra encoders by name, each with its `kind`."""
+    fusion: FusionConfig | None = None
+    """The fusion with its `kind`; needed exactly when there are encoders."""
+    dense_head: bool = False
+    """Whether a dense head of the world's attributes sits on the host's own visual tokens."""
+    control: Literal["none", "null_eye"] = "none"
+    """`null_eye` gives each image the extra encoders' view of another image: the same parameters
+    and the same compute without the information, as a control."""
+    data: DataChoice
+    objective: ObjectiveChoice
+    training: TrainingChoice
+    training_mode: str | None = None
+    """Training mode of stages that name neither mode nor parts."""
+    freeze_config: dict[str, bool] = Field(default_factory=dict)
+    """Freeze flags stored with the recipe; a training mode overrides them."""
+    freeze: dict[str, bool] = Field(default_factory=dict)
+    """Explicit freeze flags of this run; they override modes and `freeze_config`."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of weights, order and dropout."""
+
+    @field_validator("encoders", mode="before")
+    @classmethod
+    def _read_encoders(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: _with_kind(entry, ENCODERS, "encoder") for name, entry in value.items()}
+
+    @field_validator("fusion", mode="before")
+    @classmethod
+    def _read_fusion(cls, value: Any) -> Any:
+        return None if value is None else _with_kind(value, FUSIONS, "fusion")
+
+    @field_validator("training_mode")
+    @classmethod
+    def _known_mode(cls, mode: str | None) -> str | None:
+        if mode is not None and mode not in TRAINING_MODES:
+            raise ValueError(f"unknown training mode; known: {', '.join(TRAINING_MODES)}")
+        return mode
+
+    @field_validator("freeze", "freeze_config")
+    @classmethod
+    def _known_flags(cls, flags: dict[str, bool]) -> dict[str, bool]:
+        unknown = sorted(set(flags) - set(FREEZE_FLAGS))
+        if unknown:
+            raise ValueError(f"unknown flags {unknown}; known: {', '.join(FREEZE_FLAGS)}")
+        return flags
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        if self.family == "dual_encoder" and bool(self.encoders) != (self.fusion is not None):
+            raise ValueError("`encoders` and `fusion` belong together: give both or neither")
+        if self.family == "cell_classifier" and len(self.encoders) != 1:
+            raise ValueError(f"a cell classifier trains one encoder; {len(self.encoders)} given")
+        if self.control == "null_eye" and not self.encoders:
+            raise ValueError("the control `null_eye` needs extra encoders")
+        return self
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the recipe as YAML can hold it, kinds included, without unset values."""
+        plain = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        plain["family"] = self.family
+        for name, encoder in self.encoders.items():
+            plain["encoders"][name] = {"kind": _kind_of(encoder, ENCODERS)} | plain["encoders"][
+                name
+            ]
+        if self.fusion is not None:
+            values = self.fusion.model_dump(mode="json", exclude_none=True)
+            plain["fusion"] = {"kind": _kind_of(self.fusion, FUSIONS), **values}
+        return plain
+
+
+def _with_kind(entry: Any, table: Any, what: str) -> Any:
+    """Read `{kind: name, ...}` into the configuration that the table has under that name."""
+    if not isinstance(entry, dict):
+        return entry
+    if "kind" not in entry:
+        raise ValueError(f"{what} without `kind`; known kinds: {', '.join(table)}")
+    values = {key: value for key, value in entry.items() if key != "kind"}
+    if entry["kind"] not in table:
+        raise ValueError(f"unknown {what} kind {entry['kind']!r}; known: {', '.join(table)}")
+    return lookup(table, entry["kind"], what).model_validate(values)
+
+
+def _kind_of(config: Any, table: Any) -> str:
+    return next(name for name, kind in table.items() if kind is type(config))
