@@ -20,7 +20,7 @@ from chiasm.cli.output import console
 from chiasm.core.errors import InputError
 
 if TYPE_CHECKING:
-    from chiasm.inference.answering import ModelAnswerer
+    from chiasm.evaluation.answering import ModelAnswerer
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -35,7 +35,7 @@ def load_answerer(run: str) -> ModelAnswerer:
         InputError: The run is of a model without language.
         CheckpointError: The run cannot be loaded.
     """
-    from chiasm.inference.answering import ModelAnswerer
+    from chiasm.evaluation.answering import ModelAnswerer
     from chiasm.models.dual_encoder import DualEncoder
     from chiasm.recipes.loading import load_run
 

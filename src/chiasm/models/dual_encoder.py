@@ -161,21 +161,18 @@ class DualEncoder(nn.Module):
 
     def probe(self) -> Mapping[str, Tensor]:
         """Return the scores of the last supervised token of two fixed inputs: float32 (V,) each."""
-        found = {}
+        samples = build_probe_samples()
         with probing(self):
-            for sample in build_probe_samples():
-                outputs = self(self.collator.collate([sample]).to(self.host.device))
-                assert outputs.logits is not None
-                found[sample.identifier] = outputs.logits[-1].float()
-        return found
+            batches = [self.collator.collate([sample]).to(self.host.device) for sample in samples]
+            logits = [cast("Tensor", self(batch).logits)[-1].float() for batch in batches]
+        return {sample.identifier: row for sample, row in zip(samples, logits, strict=True)}
 
     def _look(self, batch: Batch) -> tuple[Spliced, Mapping[str, Tensor]]:
         """Encode, fuse and splice."""
         if not batch.geometries:
             return self.host.splice(batch, None), {}
         fused, extras = self._fuse(batch)
-        spliced = self.host.splice(batch, fused.tokens, extras, fused.tokens_per_cell)
-        return spliced, fused.named
+        return self.host.splice(batch, fused.tokens, extras, fused.tokens_per_cell), fused.named
 
     def look(self, batch: Batch) -> Fused:
         """Encode and fuse the images of a batch, and stop there: tokens, gate, dense scores."""

@@ -53,10 +53,13 @@ def parts_to_train(
     Group by group, the first of these that says something decides: an explicit flag, the training
     mode, the freeze configuration, the default (extra encoders frozen, all else trained).
 
+    Where the host has low-rank adapters, they stand for its language model: `host_adapter` trains
+    when the language model is to train, and `host_language` itself never does.
+
     Args:
         part_names: The model's parts: `host_vision`, `host_projector`, `host_language`,
-            `encoder.<name>`, and `fusion.projections`, `fusion.gate`, `fusion.output`, or `fusion`
-            where a fusion is one piece.
+            `host_adapter`, `encoder.<name>`, `head`, and `fusion.projections`, `fusion.gate`,
+            `fusion.output`, or `fusion` where a fusion is one piece.
         mode: Key of `TRAINING_MODES`, or None.
         freeze_config: By key of `FREEZE_FLAGS`, True to freeze. The stored default of a run.
         flags: The same, as given for this run; None where nothing was given.
@@ -78,7 +81,8 @@ def parts_to_train(
             freeze = configured.get(group, group in FROZEN_BY_DEFAULT)
         if freeze:
             frozen.add(group)
-    return frozenset(name for name in part_names if _group(name) not in frozen)
+    train = {name for name in part_names if _group(name) not in frozen}
+    return frozenset(train - {"host_language"} if "host_adapter" in part_names else train)
 
 
 def _by_group(where: str, values: Mapping[str, bool | None]) -> dict[str, bool]:
@@ -108,6 +112,9 @@ _PARTS = {
     # The projector belongs to the host's eye: in Qwen's own module it is one piece with the tower.
     "host_projector": HOST_VISION,
     "host_language": HOST_LANGUAGE,
+    "host_adapter": HOST_LANGUAGE,
+    # Dense scores supervise the host's tower and are of no use without it.
+    "head": HOST_VISION,
     "fusion.projections": PROJECTIONS,
     "fusion.gate": FUSION,
     "fusion.output": FUSION,

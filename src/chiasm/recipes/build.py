@@ -10,6 +10,7 @@ from torch import nn
 
 from chiasm.core.config import lookup
 from chiasm.core.errors import ConfigError
+from chiasm.core.protocols import ImagePreparer
 from chiasm.data.collate import Collator
 from chiasm.data.prompts import Prompter
 from chiasm.data.world.cells import LABELS
@@ -48,7 +49,9 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
         ChiasmError: A checkpoint is missing or does not fit.
     """
     torch.manual_seed(recipe.seed)
-    host = host or build_host(recipe.host, base, corpus=world_corpus(sorted(WORLDS)) if recipe.host.scratch else None)
+    host = host or build_host(
+        recipe.host, base, corpus=world_corpus(sorted(WORLDS)) if recipe.host.scratch else None
+    )
     encoders = {
         name: _build_encoder(config, base, recipe.control)
         for name, config in recipe.encoders.items()
@@ -79,10 +82,10 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
     return DualEncoder(host=host, encoders=encoders, fusion=fusion, collator=collator, head=head)
 
 
-def build_host(choice: HostChoice, base: Path, corpus: list[str] | None = None) -> Host:
+def build_host(choice: HostChoice, base: Path) -> Host:
     """Build or load the host that is extended."""
     if choice.scratch is not None:
-        host = choice.scratch.build(corpus or [])
+        host = choice.scratch.build(world_corpus(sorted(WORLDS)))
     else:
         host = load_base_host(choice, base)
     if choice.lora is not None:
@@ -160,7 +163,7 @@ def stage_parts(recipe: Recipe, stage: Stage, model: nn.Module) -> tuple[str, ..
     return tuple(sorted(chosen | added))
 
 
-def model_preparer(model: Family):  # type: ignore[no-untyped-def]
+def model_preparer(model: Family) -> ImagePreparer:
     """Return the image preparer of a model's host."""
     return model.collator.preparer
 
@@ -186,4 +189,3 @@ def _build_encoder(config: EncoderConfig, base: Path, control: str) -> Encoder:
 
 def _attributes(objective: ObjectiveChoice) -> dict[str, int]:
     return {name: len(lookup(LABELS, name, "dense attribute")) + 1 for name in objective.cells}
-

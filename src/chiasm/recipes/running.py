@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,11 @@ from chiasm.recipes.loading import recipe_text
 from chiasm.recipes.places import ENCODER_FOLDER, HOST_FOLDER, RECIPE_FILE
 from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import list_samples
-from chiasm.training.freezing import PartRow, parts_table
+from chiasm.training.durable import read_tensors
+from chiasm.training.freezing import PartRow, match_parts, part_rate, parts_table
 from chiasm.training.loop import Trainer
 from chiasm.training.state import TrainingReport
+from chiasm.training.weights import WEIGHTS, load_parts
 
 METRICS = {"dual_encoder": "exact_match", "cell_classifier": "accuracy"}
 """What picks the best checkpoint of a family when the recipe does not say."""
@@ -48,9 +49,7 @@ class Prepared:
     trainer: Trainer | None
 
 
-def prepare(
-    recipe: Recipe, output: Path | None, base: Path, resume: bool = False
-) -> Prepared:
+def prepare(recipe: Recipe, output: Path | None, base: Path, resume: bool = False) -> Prepared:
     """Build everything of a run.
 
     Args:
@@ -71,8 +70,11 @@ def prepare(
             stage.name,
             parts_table(
                 model,  # type: ignore[arg-type]
-                frozenset(_matched(stage.train, model)),
-                {part: stage.learning_rate for part in model.parts},
+                match_parts(stage.train, model.parts),
+                {
+                    name: part_rate(name, stage.learning_rate, stage.learning_rates)
+                    for name in model.parts
+                },
             ),
         )
         for stage in settings.stages
@@ -108,9 +110,6 @@ def run(prepared: Prepared, output: Path) -> TrainingReport:
 
 def finish(prepared: Prepared, output: Path) -> None:
     """Write the pieces that other recipes can name: `host/` and `encoder/`."""
-    from chiasm.training.durable import read_tensors
-    from chiasm.training.weights import WEIGHTS, load_parts
-
     model = prepared.model
     load_parts(output / WEIGHTS, model, *read_tensors(output / WEIGHTS))  # type: ignore[arg-type]
     if isinstance(model, DualEncoder) and prepared.recipe.host.scratch is not None:
@@ -143,19 +142,3 @@ def _modes(recipe: Recipe, model: Family) -> dict[str, frozenset[str]]:
         mode: parts_to_train(names, mode, recipe.freeze_config, recipe.freeze)
         for mode in TRAINING_MODES
     }
-
-
-def _matched(patterns: tuple[str, ...], model: Family) -> frozenset[str]:
-    from chiasm.training.freezing import match_parts
-
-    return match_parts(patterns, model.parts)
-
-
-def tables_text(prepared: Prepared) -> str:
-    """Return the parts tables as JSON lines, for programs."""
-    rows = [
-        {"stage": name, "part": row.name, "total": row.total, "trainable": row.trainable}
-        for name, table in prepared.tables
-        for row in table
-    ]
-    return json.dumps(rows)

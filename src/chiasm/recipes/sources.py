@@ -180,7 +180,6 @@ def _nlvr(path: Path, source: Source) -> Dataset:
     return _Listed(parts[source.split])
 
 
-
 def world_corpus(names: Sequence[str], count: int = 500) -> list[str]:
     """Return what worlds say, for a tokenizer: the turns of `count` samples of each world."""
     texts = ["user\n", "assistant\n", "system\n"] * count
