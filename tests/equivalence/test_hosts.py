@@ -15,7 +15,7 @@ from chiasm.language.splice import Spliced
 from tests.tiny import TINY_HOSTS, picture, tiny_batch
 
 ATOL = 5e-5
-"""Float32 sums in another order. Measured: at most 5e-6, at logits of up to 12."""
+"""Float32 sums in another order. Measured: at most 6.5e-6, at logits of up to 5.7."""
 
 
 @pytest.fixture(scope="module", params=sorted(TINY_HOSTS))

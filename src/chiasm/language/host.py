@@ -302,7 +302,8 @@ def hash_weights(model: nn.Module) -> str | None:
         body = value.cpu().contiguous().flatten().view(torch.uint8).numpy()
         return hashlib.sha256(head + hashlib.sha256(body).digest()).digest()
 
-    with ThreadPoolExecutor() as pool:
+    # Few at a time: each holds a float32 copy of its tensor.
+    with ThreadPoolExecutor(max_workers=4) as pool:
         return hashlib.sha256(b"".join(pool.map(digest, sorted(state)))).hexdigest()
 
 
