@@ -143,3 +143,16 @@ def test_a_texture_goes_with_its_thing_in_whole_steps() -> None:
     assert (np.roll(here, (-2, 6), axis=(0, 1)) == there).all()
     near = render(one(Thing("square", "red", "checkered", 8, x=31.5, y=30.5, size=30))).image
     assert (near[25:35, 25:35] == here[25:35, 25:35]).all(), "an odd step leaves it in place"
+
+
+@pytest.mark.parametrize("period", [2, 8])
+def test_no_texture_shows_through_what_stands_in_front(period: int) -> None:
+    back = Thing("square", "blue", "checkered", period, x=36, y=30, size=50)
+    front = Thing("circle", "red", "plain", 8, x=36, y=30, size=24)
+    bar = Occluder(x=36, y=30, width=6, height=60)
+    painted = render(Scene(61, 73, GREY, (back, front), (bar,)))
+    inside = render(one(replace(front, size=21))).visible[0]
+    bar_columns = np.zeros_like(inside)
+    bar_columns[:, 32:41] = True
+    assert (painted.image[inside & ~bar_columns] == COLOURS["red"]).all()
+    assert (painted.image[5:55, 34:38] == 110).all()

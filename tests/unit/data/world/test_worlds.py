@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from pydantic import ValidationError
 from chiasm.core.config import read_config
 from chiasm.core.errors import ConfigError, InputError, UnknownNameError
 from chiasm.core.samples import Sample
-from chiasm.data.world.sampling import SceneConfig, is_held_out
+from chiasm.data.world import worlds
+from chiasm.data.world.sampling import SceneConfig, is_held_out, stream
 from chiasm.data.world.worlds import WORLDS, WorldConfig, WorldDataset, draw
 
 
@@ -96,6 +98,19 @@ def test_compositions_are_asked_about(world: str) -> None:
             if is_held_out(t.shape, t.colour, t.texture)
         }
         assert all(set(question.things) & new for question in item.questions)
+
+
+def test_scenes_and_questions_draw_from_different_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = []
+
+    def recorded(*key: Any) -> np.random.Generator:
+        keys.append(key)
+        return stream(*key)
+
+    monkeypatch.setattr(worlds, "stream", recorded)
+    draw(WORLDS["shapes"], "train", 0, 4)
+    assert len(keys) >= 2
+    assert len(set(keys)) == len(keys)
 
 
 def test_index_outside() -> None:
