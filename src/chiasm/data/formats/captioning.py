@@ -45,14 +45,14 @@ def _read_caption(reader: RecordReader) -> None:
     if reader.fields.get("conversations") is not None:
         reader.fault("caption and conversations", "both given", "give one of them")
     value = reader.fields["caption"]
-    captions = value if isinstance(value, list) and value else [value]
+    captions = value if isinstance(value, list) else [value]
     texts = [
         reader.text(caption, f"caption[{index}]" if captions is value else "caption")
         for index, caption in enumerate(captions)
     ]
-    if isinstance(value, list) and not value:
+    if not texts:
         reader.fault("caption", shown(value), "at least one caption is needed")
-    reader.turn("assistant", [texts[0]], "caption")
+    reader.turn("assistant", texts[:1], "caption")
     if len(texts) > 1 and reader.fields.get("answers") is None:
         reader.fields = {**reader.fields, "answers": texts}
 

@@ -62,6 +62,8 @@ def _part(reader: RecordReader, part: Any, field: str, declared: bool) -> Parts:
         if len(given) > 1 or (given and declared):
             where = [*given, *(["the record's image field"] if declared else [])]
             reader.fault(field, f"image given in {' and '.join(where)}", "give it in one place")
+            if not declared:
+                return []
         elif given:
             reader.add_image(part[given[0]], f"{field}.{given[0]}")
         elif not declared:

@@ -1,32 +1,17 @@
-"""What all formats share: images, texts and extra fields of one record, with its faults collected.
-
-Extra fields, the same in every format:
-
-- `id`: text or whole number, unique in the file; by default FILE:LINE.
-- `group`: a label for grouped reports.
-- `answers`: accepted answers: a text, a list of texts, or one list of texts an assistant turn.
-- `kind`: the question kind. `split`: the split the record belongs to.
-- `boxes`: XYXY in original pixels: a list of boxes, or one such list an image.
-- `cells`: by name, labels (rows x columns of whole numbers), or one such table an image.
-
-All but `id` and `group` go to `Sample.truth` under their name. Any other field is kept as it is in
-`Sample.truth["fields"]`.
-"""
+"""What all formats share: turns and images of one record, with its faults collected."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from chiasm.core.errors import MediaError
 from chiasm.core.samples import ImageSource, Role, Sample, Turn
 from chiasm.data.conversation import Fault, content_faults, role_faults, shown
+from chiasm.data.formats.extras import label, other_fields, read_truth
 from chiasm.data.media import local_path
 from chiasm.data.records import Record
 
@@ -36,7 +21,6 @@ MARKER = "<image>"
 CAPTION_REQUEST = "Describe this image."
 """What a caption without a user turn is taken to answer."""
 
-EXTRAS = ("id", "group", "answers", "kind", "split", "boxes", "cells")
 IMAGE_FIELDS = ("image", "images", "image_path", "image_paths")
 
 Supervise = Literal["all", "last"]
@@ -223,10 +207,17 @@ class RecordReader:
             )
         if self._turns and self._roles_known:
             self.faults += role_faults(self._turns, self.record.origin, self._places)
-        if self._turns:
-            self.faults += content_faults(self._turns, self.record.origin, self._places)
-        self.identifier, group, truth = self._identifier(), self._label("group"), self._truth()
-        if rest := other_fields(self.fields, self.consumed):
+        # What could not be read was reported where it stands; that it left no text is no news.
+        told = [fault.field for fault in self.faults]
+        self.faults += [
+            fault
+            for fault in content_faults(self._turns, self.record.origin, self._places)
+            if not any(_inside(field, fault.field) for field in told)
+        ]
+        self.identifier, group = self._identifier(), label(self.fields, "group", self.fault)
+        answers = sum(turn.role == "assistant" for turn in self._turns)
+        truth = read_truth(self.fields, len(self.media), answers, self.fault)
+        if rest := other_fields(self.fields, (*self.consumed, *IMAGE_FIELDS)):
             truth["fields"] = rest
         if self.faults:
             return None
@@ -273,100 +264,9 @@ class RecordReader:
             return ""
         return str(value)
 
-    def _label(self, field: str) -> str:
-        value = self.fields.get(field)
-        if value is None:
-            return ""
-        if isinstance(value, str | int) and not isinstance(value, bool):
-            return str(value)
-        self.fault(field, shown(value), "a text is needed")
-        return ""
 
-    def _truth(self) -> dict[str, Any]:
-        truth: dict[str, Any] = {
-            field: self._label(field)
-            for field in ("kind", "split")
-            if self.fields.get(field) is not None
-        }
-        readers = {"answers": self._answers, "boxes": self._boxes, "cells": self._cells}
-        for field, read in readers.items():
-            if self.fields.get(field) is not None:
-                truth[field] = read(self.fields[field])
-        return truth
-
-    def _answers(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return [value]
-        if isinstance(value, list) and value:
-            if all(isinstance(answer, str) for answer in value):
-                return value
-            if all(
-                isinstance(turn, list) and turn and all(isinstance(answer, str) for answer in turn)
-                for turn in value
-            ):
-                turns = sum(turn.role == "assistant" for turn in self._turns)
-                if turns and turns != len(value):
-                    self.fault(
-                        "answers",
-                        f"{len(value)} lists for {turns} assistant turns",
-                        "give one list an assistant turn",
-                    )
-                return value
-        self.fault("answers", shown(value), "allowed: a text, texts, or a list of texts a turn")
-        return []
-
-    def _boxes(self, value: Any) -> list[Any]:
-        several = len(self.media) != 1
-        if not isinstance(value, list) or (several and len(value) != len(self.media)):
-            self.fault("boxes", shown(value), f"a list for each of {len(self.media)} image(s)")
-            return []
-        for image, boxes in enumerate(value if several else [value]):
-            for index, box in enumerate(boxes if isinstance(boxes, list) else [boxes]):
-                if not _is_box(box):
-                    place = f"boxes[{image}][{index}]" if several else f"boxes[{index}]"
-                    allowed = "a box is [left, top, right, bottom] in pixels, with left < right"
-                    self.fault(place, shown(box), f"{allowed} and top < bottom")
-        return value
-
-    def _cells(self, value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            self.fault("cells", shown(value), "labels by name: {name: [[...], ...]}")
-            return {}
-        several = len(self.media) > 1
-        return {
-            name: [self._table(table, f"cells.{name}[{i}]") for i, table in enumerate(tables)]
-            if several and isinstance(tables, list)
-            else self._table(tables, f"cells.{name}")
-            for name, tables in value.items()
-        }
-
-    def _table(self, value: Any, field: str) -> Any:
-        if value is None:
-            return None
-        try:
-            table = np.asarray(value)
-        except ValueError:
-            table = np.zeros(0)
-        if table.ndim != 2 or table.dtype.kind not in "iu":
-            self.fault(field, shown(value), "rows x columns of whole numbers are needed")
-        return table
-
-
-def other_fields(fields: Mapping[str, Any], consumed: Sequence[str]) -> dict[str, Any]:
-    """Return the fields that no reader takes."""
-    known = {*consumed, *EXTRAS, *IMAGE_FIELDS}
-    return {name: value for name, value in fields.items() if name not in known}
-
-
-def _is_box(box: Any) -> bool:
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(side, int | float) and not isinstance(side, bool) for side in box)
-        and all(abs(side) < math.inf for side in box)
-        and box[0] < box[2]
-        and box[1] < box[3]
-    )
+def _inside(field: str, place: str) -> bool:
+    return field.startswith(place) and field[len(place) : len(place) + 1] in ("", ".", "[")
 
 
 def _joined(parts: Sequence[str | int]) -> tuple[str | int, ...]:
