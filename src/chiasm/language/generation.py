@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,8 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     stop: Sequence[str] = (),
+    min_new_tokens: int = 0,
+    on_tokens: Callable[[list[int]], None] | None = None,
 ) -> list[list[int]]:
     """Write what follows each row. No gradient is kept.
 
@@ -42,6 +44,9 @@ def generate(
         temperature: 0 takes the likeliest token; above 0 samples from the global generator.
         top_p: With sampling, the share of probability that is kept, in (0, 1]. Greedy ignores it.
         stop: Texts that end a row when it has written them; they stay in the result.
+        min_new_tokens: No row ends with fewer tokens; for timing.
+        on_tokens: Called as soon as each row has a new token, with one id a row; end tokens, and
+            padding after them, are among these. What it raises ends the writing.
 
     Returns:
         For each row its new tokens, without the end token and what follows it.
@@ -49,13 +54,14 @@ def generate(
     Raises:
         InputError: A row ends in padding, or a setting is out of range.
     """
-    _check(max_new_tokens, temperature, top_p)
+    _check(max_new_tokens, temperature, top_p, min_new_tokens)
     check_ends_real(spliced.attention_mask, "generation")
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens or None,
         eos_token_id=list(eos_ids),
         pad_token_id=pad_id,
         use_cache=True,
@@ -70,15 +76,38 @@ def generate(
             mm_encoder_outputs=dict(spliced.mm_encoder_outputs),
             generation_config=settings,
             tokenizer=tokenizer if stop else None,
+            streamer=None if on_tokens is None else _Relay(on_tokens),
             **spliced.host_kwargs,
         )
     ends = {*eos_ids, pad_id}
     return [_until(row, ends) for row in sequences[:, spliced.input_ids.shape[1] :].tolist()]
 
 
-def _check(max_new_tokens: int, temperature: float, top_p: float) -> None:
+class _Relay:
+    """A streamer of the library, which first puts the whole prompt and then each step's tokens."""
+
+    def __init__(self, tell: Callable[[list[int]], None]) -> None:
+        self._tell = tell
+        self._begun = False
+
+    def put(self, value: Tensor) -> None:
+        """Pass on the tokens of a step."""
+        if self._begun:
+            self._tell(value.flatten().tolist())
+        self._begun = True
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+
+def _check(max_new_tokens: int, temperature: float, top_p: float, min_new_tokens: int) -> None:
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    if not 0 <= min_new_tokens <= max_new_tokens:
+        raise InputError(
+            f"min_new_tokens is {min_new_tokens}; it must lie in [0, {max_new_tokens}], the "
+            "max_new_tokens"
+        )
     if temperature < 0:
         raise InputError(f"temperature is {temperature}; it must be 0 (greedy) or above (sampling)")
     if not 0 < top_p <= 1:

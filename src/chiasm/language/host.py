@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -262,6 +262,8 @@ class Host(nn.Module):
         temperature: float = 0.0,
         top_p: float = 1.0,
         stop: Sequence[str] = (),
+        min_new_tokens: int = 0,
+        on_tokens: Callable[[list[int]], None] | None = None,
     ) -> list[list[int]]:
         """Write what follows each row; see `language.generation.generate`.
 
@@ -279,6 +281,8 @@ class Host(nn.Module):
             temperature=temperature,
             top_p=top_p,
             stop=stop,
+            min_new_tokens=min_new_tokens,
+            on_tokens=on_tokens,
         )
         self.adapter.forget(self.model)
         return new

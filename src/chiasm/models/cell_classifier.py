@@ -29,6 +29,8 @@ class CellClassifier(nn.Module):
         collator: Turns samples into batches; used by `probe` only.
     """
 
+    senses: frozenset[str] = frozenset()
+
     def __init__(self, *, tower: Encoder, name: str, head: CellHead, collator: Collator) -> None:
         super().__init__()
         self.tower = tower

@@ -47,6 +47,8 @@ class DualEncoder(nn.Module):
         ConfigError: Encoders, fusion and collator do not belong together.
     """
 
+    senses = frozenset({"ask", "image"})
+
     def __init__(
         self,
         *,
@@ -145,10 +147,7 @@ class DualEncoder(nn.Module):
             return read_gate(fusion.names, self.look(batch).named, batch.geometries)
 
     def compare(self, messages: Sequence[Mapping[str, Any]], **generation: Any) -> dict[str, str]:
-        """Answer once with the learned gate, and once with each stream alone.
-
-        Returns:
-            The answers by `learned`, `host` and each encoder's name.
+        """Answer with the learned gate (`learned`), and with each stream alone, by its name.
 
         Raises:
             InputError: The model has no gate.
@@ -171,15 +170,15 @@ class DualEncoder(nn.Module):
         """Encode, fuse and splice."""
         if not batch.geometries:
             return self.host.splice(batch, None), {}
-        fused, extras = self._fuse(batch)
+        fused, extras = self.see(batch)
         return self.host.splice(batch, fused.tokens, extras, fused.tokens_per_cell), fused.named
 
     def look(self, batch: Batch) -> Fused:
         """Encode and fuse the images of a batch, and stop there: tokens, gate, dense scores."""
-        return self._fuse(batch)[0]
+        return self.see(batch)[0]
 
-    def _fuse(self, batch: Batch) -> tuple[Fused, Any]:
-        """Encode and fuse; also return what the host's family adds."""
+    def see(self, batch: Batch) -> tuple[Fused, Any]:
+        """Encode and fuse; also return what the host's family adds, for `Host.splice`."""
         seen = self.host.encode(batch.host_images, batch.geometries)
         dense = {} if self.head is None else self.head.predict(seen.tokens)
         if self.fusion is None:
