@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -81,7 +81,7 @@ def check(
         )
     prompter, preparer = _load_host(host) if host is not None else (None, None)
     reports = []
-    for path in _data_files(source):
+    for file in _data_files(source):
         with Progress(
             "checking {task.description}",
             BarColumn(),
@@ -91,12 +91,12 @@ def check(
             transient=True,
             disable=not console.is_terminal,
         ) as bar:
-            task = bar.add_task(escape(path.name), total=None)
+            task = bar.add_task(escape(file.path.name), total=None)
             reports.append(
                 check_file(
-                    path,
-                    format,
-                    media_root=media_root,
+                    file.path,
+                    file.format if format == "auto" else format,
+                    media_root=media_root or file.media_root,
                     prompter=prompter,
                     preparer=preparer,
                     max_length=max_length,
@@ -161,34 +161,61 @@ def _load_host(name: str) -> "tuple[Prompter, Any]":
     return Prompter(host.tokenizer, host.image_token), host.preparer
 
 
-def _data_files(source: str) -> list[Path]:
+class _DataFile(NamedTuple):
+    path: Path
+    format: str = "auto"
+    media_root: Path | None = None
+
+
+def _data_files(source: str) -> list[_DataFile]:
     """Return the data files that an argument stands for: itself, or those of a recipe."""
     path = Path(source)
     suffix = path.suffix.lower()
     if suffix in DATA_SUFFIXES or (path.exists() and suffix not in RECIPE_SUFFIXES):
-        return [path]
-    from chiasm.recipes.loading import dataset_paths
+        return [_DataFile(path)]
+    from chiasm.recipes.loading import load_recipe
 
-    paths = [Path(found) for found in dataset_paths(source)]
-    if not paths:
-        raise InputError(f"recipe {source} reads no data files; there is nothing to check")
-    return paths
+    recipe = load_recipe(source)
+    sources = [*recipe.data.train, *recipe.data.validation]
+    sources += [entry for stage in recipe.training.stages for entry in stage.data or ()]
+    files = [
+        _DataFile(
+            Path(entry.path), entry.format, Path(entry.media_root) if entry.media_root else None
+        )
+        for entry in sources
+        if entry.path is not None
+    ]
+    if not files:
+        raise InputError(
+            f"recipe {source} reads no data files, only worlds made on demand; there is nothing to "
+            "check"
+        )
+    return list(dict.fromkeys(files))
 
 
 def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
     bar.update(task, completed=done, total=total)
 
 
+def _render_faults(report: "Report", limit: int, out: Console) -> None:
+    """Write faults as a table on a terminal, as one line each otherwise."""
+    if out.is_terminal:
+        table = Table("line", "field", "value", "allowed", title=escape(report.path))
+        for fault in report.faults[:limit]:
+            cells = (fault.field, fault.value, fault.allowed)
+            table.add_row(str(fault.line or ""), *map(escape, cells))
+        out.print(table)
+    else:
+        for fault in report.faults[:limit]:
+            out.print(str(fault), markup=False, soft_wrap=True)
+    if len(report.faults) > limit:
+        out.print(f"and {len(report.faults) - limit} more; --limit shows more of them")
+
+
 def _render_reports(reports: "list[Report]", limit: int, out: Console) -> None:
     for report in reports:
         if report.faults:
-            table = Table("line", "field", "value", "allowed", title=escape(report.path))
-            for fault in report.faults[:limit]:
-                cells = (fault.field, fault.value, fault.allowed)
-                table.add_row(str(fault.line or ""), *map(escape, cells))
-            out.print(table)
-            if len(report.faults) > limit:
-                out.print(f"and {len(report.faults) - limit} more; --limit shows more of them")
+            _render_faults(report, limit, out)
         turns = ", ".join(f"{count} {role}" for role, count in report.turns.items())
         out.print(
             f"{report.path}: {len(report.faults)} fault(s); format {report.format or 'unknown'}, "

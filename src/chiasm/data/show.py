@@ -194,8 +194,9 @@ def draw_cells(image: Image.Image, geometry: ImageGeometry) -> Image.Image:
     canvas.paste(image.resize(inner, resampling), (round(-left * scale), round(-top * scale)))
     draw = ImageDraw.Draw(canvas)
     for x0, y0, x1, y1 in geometry.cell_boxes().tolist():
-        corners = ((x0 - left) * scale, (y0 - top) * scale, (x1 - left) * scale, (y1 - top) * scale)
-        draw.rectangle(corners, outline=GRID)
+        near = (round((x0 - left) * scale), round((y0 - top) * scale))
+        far = (round((x1 - left) * scale), round((y1 - top) * scale))
+        draw.rectangle((near, far), outline=GRID)
     return canvas
 
 
