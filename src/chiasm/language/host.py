@@ -103,6 +103,11 @@ class Host(nn.Module):
             revision=revision,
         )
 
+    def known_again(self, name: str) -> Host:
+        """Take the identity anew, after weights were written into the model; return the host."""
+        self._identity = {"name": name, "revision": None, "sha256": hash_weights(self.model)}
+        return self
+
     def save(self, directory: Path | str) -> None:
         """Write model (safetensors), tokenizer and image processor, for `from_pretrained`."""
         for piece in (self.model, self.tokenizer, self.image_processor):

@@ -1,0 +1,152 @@
+"""`chiasm quickstart`: from nothing to a trained model and a report, in minutes on a CPU."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from chiasm.cli.output import Json, console, emit
+from chiasm.core.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from chiasm.evaluation.report import EvaluationReport
+
+FAMILIES = ("dual",)
+"""Families that have a quickstart."""
+
+WORLD = "shapes_and_grain"
+SCENES = 1200
+"""Training pictures; enough for a fusion, and written in seconds."""
+
+QUESTIONS = 4
+"""Questions about each picture."""
+
+GRAIN = "grain"
+"""Group of the questions that need the second eye."""
+
+
+def quickstart(
+    family: Annotated[str, typer.Argument(help="Which family to try: dual.")] = "dual",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for everything that is made.")
+    ] = Path("runs/quickstart"),
+    seed: Annotated[int, typer.Option(help="Seed of the data and of the training.")] = 0,
+    json: Json = False,
+) -> None:
+    """Make data, train, measure and report: a first look at what chiasm does.
+
+    The shipped tiny-host answers questions about drawn scenes and cannot see fine textures. The
+    quickstart gives it a second eye, trains only the fusion between them, and shows what changed.
+
+    Example: chiasm quickstart dual --output runs/quickstart
+    """
+    if family not in FAMILIES:
+        raise UnknownNameError("quickstart family", family, FAMILIES)
+    if output.exists() and any(output.iterdir()):
+        raise InputError(f"{output} is not empty; give --output another folder, or remove it")
+    document = _dual(output, seed)
+    emit(document, as_json=json, render=lambda target: _show(document, target))
+
+
+def _dual(output: Path, seed: int) -> dict[str, Any]:
+    from chiasm.data.dataset import load_dataset
+    from chiasm.data.world import write
+    from chiasm.evaluation.answering import ModelAnswerer
+    from chiasm.evaluation.gate_analysis import analyse
+    from chiasm.evaluation.html import save_analysis
+    from chiasm.evaluation.runner import evaluate
+    from chiasm.recipes.loading import load_recipe, load_run
+    from chiasm.recipes.running import prepare, run
+
+    clock = _Clock()
+    world, folder = output / "world", output / "dual"
+    console.print(f"1/4  drawing {SCENES} scenes into {world}")
+    write.make(WORLD, world, SCENES, seed, questions_per_image=QUESTIONS)
+    clock.lap("data")
+    console.print("2/4  training the fusion between tiny-host and its second eye")
+    recipe = load_recipe(
+        "quickstart-dual",
+        [
+            f"data.train.0.path={(world / 'train.jsonl').absolute()}",
+            f"data.validation.0.path={(world / 'validation.jsonl').absolute()}",
+            f"seed={seed}",
+        ],
+    )
+    run(prepare(recipe, folder, Path.cwd()), folder)
+    clock.lap("training")
+    console.print("3/4  asking the test questions, with one eye and with two")
+    training = list(load_dataset(world / "train.jsonl"))
+    samples = list(load_dataset(world / "test.jsonl"))
+    reports = {
+        name: evaluate(
+            ModelAnswerer(load_run(place), name), samples, "answers", train_samples=training
+        )
+        for name, place in (("tiny-host", "tiny-host"), ("with the second eye", str(folder)))
+    }
+    clock.lap("evaluation")
+    console.print("4/4  looking into the gate")
+    analysis = analyse(ModelAnswerer(load_run(folder), str(folder)), samples, data=WORLD)
+    page, numbers = save_analysis(analysis, output / "report", seed)
+    clock.lap("analysis")
+    return {
+        "rows": _rows(reports),
+        "page": str(page),
+        "numbers": str(numbers),
+        "run": str(folder),
+        "seconds": clock.laps,
+    }
+
+
+class _Clock:
+    """Seconds of each part of the work."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 1)
+        self._last = now
+
+
+def _rows(reports: "dict[str, EvaluationReport]") -> list[dict[str, Any]]:
+    """Return accuracies of the second eye's questions and of the host's own."""
+    rows = []
+    for title, wanted in (("fine textures", True), ("the host's own", False)):
+        row: dict[str, Any] = {"questions": title}
+        for name, report in reports.items():
+            kinds = [kind for kind in report.by_kind if (kind.name == GRAIN) == wanted]
+            count = sum(kind.count for kind in kinds)
+            scores = [kind.scores["exact_match"].mean * kind.count for kind in kinds]
+            row["count"] = count
+            row[name] = sum(scores) / max(1, count)
+            majority = [kind.baseline.score * kind.count for kind in kinds if kind.baseline]
+            row["majority"] = sum(majority) / max(1, count)
+        rows.append(row)
+    return rows
+
+
+def _show(document: dict[str, Any], target: Console) -> None:
+    table = Table(title="right answers on scenes that were not trained on")
+    names = [name for name in document["rows"][0] if name not in ("questions", "count")]
+    names.sort(key=lambda name: name != "majority")
+    table.add_column("questions about")
+    table.add_column("asked", justify="right")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in document["rows"]:
+        values = [f"{row[name]:.1%}" for name in names]
+        table.add_row(row["questions"], str(row["count"]), *values)
+    target.print(table)
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in document["seconds"].items())
+    target.print(seconds, style="dim")
+    target.print(f"report: {document['page']}", soft_wrap=True, markup=False)
+    target.print(
+        f"next:   chiasm predict {document['run']} --image PICTURE.png --ask QUESTION",
+        soft_wrap=True,
+        markup=False,
+    )

@@ -1,0 +1,48 @@
+"""Turns a finished run into a shipped model: what loads it, what made it, and nothing twice."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from chiasm.core.errors import CheckpointError, InputError
+from chiasm.recipes.loading import load_recipe, load_run, recipe_text
+from chiasm.recipes.places import ENCODER_FOLDER, HOST_FOLDER, RECIPE_FILE
+from chiasm.training.weights import WEIGHTS
+
+RECORDS = ("host.json", "receipt.safetensors", "parts.json", "metrics.jsonl", "log.txt", WEIGHTS)
+"""Files that go along as they are, besides the recipe."""
+
+
+def ship(run: Path, target: Path, overrides: tuple[str, ...] = ()) -> None:
+    """Copy a run into a folder of shipped models and load it from there.
+
+    The weights of a host that the run trained are in the run's own weights, so the folder `host`
+    goes without them.
+
+    Args:
+        run: A finished run directory.
+        target: The folder to write; it must not exist.
+        overrides: Values of the recipe that are written differently, such as a host that is
+            shipped under a name and lay in a folder when the run was made.
+
+    Raises:
+        InputError: The target is there.
+        CheckpointError: A file of the run is missing, or the copy does not load.
+    """
+    if target.exists():
+        raise InputError(f"{target} exists; remove it first, so that nothing old stays in it")
+    missing = [name for name in (RECIPE_FILE, *RECORDS) if not (run / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{run} lacks {', '.join(missing)}; train it to its end first")
+    target.mkdir(parents=True)
+    recipe = load_recipe(run / RECIPE_FILE, overrides)
+    (target / RECIPE_FILE).write_text(recipe_text(recipe), encoding="utf-8")
+    for name in RECORDS:
+        shutil.copyfile(run / name, target / name)
+    if (run / HOST_FOLDER).is_dir():
+        weights = shutil.ignore_patterns("*.safetensors")
+        shutil.copytree(run / HOST_FOLDER, target / HOST_FOLDER, ignore=weights)
+    if (run / ENCODER_FOLDER).is_dir():
+        shutil.copytree(run / ENCODER_FOLDER, target / ENCODER_FOLDER)
+    load_run(target)
