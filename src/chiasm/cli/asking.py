@@ -45,7 +45,7 @@ def load_answerer(run: str) -> ModelAnswerer:
             f"{run} is a {type(model).__name__}, which answers no questions; give a run of a model "
             "with a host"
         )
-    return ModelAnswerer(model)
+    return ModelAnswerer(model, name=run)
 
 
 @contextmanager

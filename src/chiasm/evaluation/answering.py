@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 
 from chiasm.core.batch import Batch
 from chiasm.core.errors import InputError
@@ -59,7 +58,7 @@ class ModelAnswerer:
         """
         batch = self._collate(samples)
         if shuffle:
-            batch = _exchange_views(batch)
+            batch = self._exchange_views(batch)
         with probing(self.model), self._forced(force):
             return self.model.generate(batch, max_new_tokens=self.max_new_tokens)
 
@@ -100,6 +99,29 @@ class ModelAnswerer:
     def _collate(self, samples: Sequence[Sample]) -> Batch:
         return self.model.collator.collate(samples, generation=True).to(self.model.host.device)
 
+    def _exchange_views(self, batch: Batch) -> Batch:
+        """Give the extra encoders, for each image, the next image of the batch at its size.
+
+        The host's grid and its own features stay those of the image itself. Stretching the other
+        image to this one's size lets images of all sizes change places.
+        """
+        collator = self.model.collator
+        images = [collator.loader(source) for sample in batch.samples for source in sample.images]
+        if len(images) < 2:
+            raise InputError(
+                f"{len(images)} image in the batch has none to change views with; use larger "
+                "batches, or data with more images"
+            )
+        seen = [
+            other.resize((geometry.original_width, geometry.original_height))
+            for other, geometry in zip([*images[1:], images[0]], batch.geometries, strict=True)
+        ]
+        views = {
+            name: tuple(map(transform, seen, batch.geometries))
+            for name, transform in collator.transforms.items()
+        }
+        return dataclasses.replace(batch, encoder_images=views).to(self.model.host.device)
+
     @contextmanager
     def _forced(self, force: Force) -> Iterator[None]:
         if force is None:
@@ -125,26 +147,6 @@ class ModelAnswerer:
             yield
         finally:
             self.model.fusion = fusion
-
-
-def _exchange_views(batch: Batch) -> Batch:
-    """Give each image the extra encoders' view of the next image of its size."""
-    exchanged = {}
-    for name, images in batch.encoder_images.items():
-        views = list(images)
-        groups: dict[torch.Size, list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault(image.shape, []).append(index)
-        for shape, members in groups.items():
-            if len(members) < 2:
-                raise InputError(
-                    f"encoder {name!r}: one image of shape {tuple(shape)} in the batch has none to "
-                    "change views with; use larger batches, or images of equal size"
-                )
-            for index, other in zip(members, [*members[1:], members[0]], strict=True):
-                views[index] = images[other]
-        exchanged[name] = tuple(views)
-    return dataclasses.replace(batch, encoder_images=exchanged)
 
 
 def _pixels(size: Mapping[str, int | None]) -> dict[str, int]:
