@@ -38,6 +38,7 @@ def evaluate(
     bootstrap: Bootstrap | None = None,
     data: str = "",
     progress: Progress | None = None,
+    divided: bool = True,
 ) -> EvaluationReport:
     """Answer every question of the samples and score the answers.
 
@@ -55,6 +56,8 @@ def evaluate(
         bootstrap: How intervals are drawn.
         data: Name of the data, for the report.
         progress: Called after each batch.
+        divided: Whether several processes share the work. False where only one of them evaluates,
+            as inside a training run: sharing would wait for the others for ever.
 
     Raises:
         UnknownNameError: The suite is not known.
@@ -69,7 +72,11 @@ def evaluate(
     majority = _majority(
         rules, questions, None if train_samples is None else split_questions(train_samples)
     )
-    texts = answer_all(model, questions, batch_size, progress)
+    texts = (
+        answer_all(model, questions, batch_size, progress)
+        if divided
+        else answer_batches(model.answers, questions, batch_size, progress)
+    )
     predictions = _score(rules, questions, texts)
     context = {
         **settings_of(model),
@@ -79,7 +86,7 @@ def evaluate(
         "identifiers_sha256": fingerprint(question.identifier for question in questions),
         "history": "true earlier turns" if keep_history else "none: each question by itself",
         "batch_size": batch_size,
-        "processes": PartialState().num_processes,
+        "processes": PartialState().num_processes if divided else 1,
         "normalisation": rules.normalisation,
         "intervals": bootstrap.method,
         "seed": bootstrap.seed,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from torch import nn
 
 from chiasm.core.config import lookup
 from chiasm.core.errors import ConfigError
@@ -27,6 +27,7 @@ from chiasm.objectives.cells import Cells
 from chiasm.objectives.gate import Diversity
 from chiasm.objectives.tokens import NextTokens
 from chiasm.objectives.weighted import NamedObjective, WeightedSum
+from chiasm.recipes.own_host import is_own_host, load_own_host
 from chiasm.recipes.places import encoder_folder, host_folder
 from chiasm.recipes.schema import HostChoice, ObjectiveChoice, Recipe, Stage
 from chiasm.recipes.sources import StagedSamples, build_mixture, world_corpus
@@ -49,9 +50,7 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
         ChiasmError: A checkpoint is missing or does not fit.
     """
     torch.manual_seed(recipe.seed)
-    host = host or build_host(
-        recipe.host, base, corpus=world_corpus(sorted(WORLDS)) if recipe.host.scratch else None
-    )
+    host = host or build_host(recipe.host, base)
     encoders = {
         name: _build_encoder(config, base, recipe.control)
         for name, config in recipe.encoders.items()
@@ -71,15 +70,13 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
     if recipe.fusion is not None:
         widths = {name: encoder.width for name, encoder in encoders.items()}
         fusion = recipe.fusion.build(host_width=host.width, encoder_widths=widths)
-    head = None
-    if recipe.dense_head:
-        words = host.model.get_input_embeddings().weight
-        head = CellHead(
-            width=host.width,
-            attributes=_attributes(recipe.objective),
-            deviation=float(words.detach().std()),
-        )
-    return DualEncoder(host=host, encoders=encoders, fusion=fusion, collator=collator, head=head)
+    return DualEncoder(
+        host=host,
+        encoders=encoders,
+        fusion=fusion,
+        collator=collator,
+        head=_build_head(recipe, host) if recipe.dense_head else None,
+    )
 
 
 def build_host(choice: HostChoice, base: Path) -> Host:
@@ -96,6 +93,10 @@ def build_host(choice: HostChoice, base: Path) -> Host:
 def load_base_host(choice: HostChoice, base: Path) -> Host:
     """Load the host that a recipe names: a shipped one, a run's, a directory's or the hub's."""
     folder, name = host_folder(choice.path or "", base)
+    if isinstance(folder, Path) and is_own_host(folder):
+        return load_own_host(
+            folder, known_as=name, dtype=DTYPES[choice.dtype], attention=choice.attention
+        )
     return Host.from_pretrained(
         folder,
         dtype=DTYPES[choice.dtype],
@@ -145,22 +146,24 @@ def build_training(
         mixtures.append(mixture)
         stages.append(settings)
         positions.append((settings.steps or 0) * window)
-    return training.settings(tuple(stages), recipe.seed), StagedSamples(mixtures, positions)
+    resolved = training.settings(tuple(stages), recipe.seed, recipe.metric)
+    return resolved, StagedSamples(mixtures, positions)
 
 
-def stage_parts(recipe: Recipe, stage: Stage, model: nn.Module) -> tuple[str, ...]:
-    """Return the patterns or names of the parts that a stage trains."""
+def stage_parts(recipe: Recipe, stage: Stage, names: Collection[str]) -> tuple[str, ...]:
+    """Return the patterns or names of the parts that a stage trains.
+
+    Args:
+        recipe: The recipe.
+        stage: One of its stages.
+        names: The parts of its model.
+    """
     if stage.train is not None:
         return stage.train
-    if not isinstance(model, DualEncoder):
-        return tuple(sorted(model.parts))  # type: ignore[arg-type]
-    names = [name for name in model.parts if name not in ("head", "host_adapter")]
-    chosen = parts_to_train(
-        names, stage.mode or recipe.training_mode, recipe.freeze_config, recipe.freeze
-    )
-    # A head or adapter exists only because the recipe asked for it, so it always trains.
-    added = {name for name in model.parts if name in ("head", "host_adapter")}
-    return tuple(sorted(chosen | added))
+    if recipe.family == "cell_classifier":
+        return tuple(sorted(names))
+    mode = stage.mode or recipe.training_mode
+    return tuple(sorted(parts_to_train(names, mode, recipe.freeze_config, recipe.freeze)))
 
 
 def model_preparer(model: Family) -> ImagePreparer:
@@ -176,7 +179,16 @@ def _stage_settings(
         steps = max(1, -(-int((stage.epochs or 0) * samples) // window))
     own = stage.model_dump(exclude={"description", "mode", "train", "data", "steps", "epochs"})
     own["learning_rate"] = stage.learning_rate or recipe.training.learning_rate
-    return StageSettings(steps=steps, train=stage_parts(recipe, stage, model), **own)
+    return StageSettings(steps=steps, train=stage_parts(recipe, stage, model.parts), **own)
+
+
+def _build_head(recipe: Recipe, host: Host) -> CellHead:
+    words = host.model.get_input_embeddings().weight
+    return CellHead(
+        width=host.width,
+        attributes=_attributes(recipe.objective),
+        deviation=float(words.detach().std()),
+    )
 
 
 def _build_encoder(config: EncoderConfig, base: Path, control: str) -> Encoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,6 @@ from accelerate import PartialState
 
 from chiasm.core.protocols import Evaluate
 from chiasm.core.samples import Sample
-from chiasm.evaluation.answering import ModelAnswerer
-from chiasm.evaluation.runner import evaluate
 from chiasm.models.cell_classifier import CellClassifier
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.dual_encoder_modes import TRAINING_MODES, parts_to_train
@@ -22,14 +20,12 @@ from chiasm.recipes.loading import recipe_text
 from chiasm.recipes.places import ENCODER_FOLDER, HOST_FOLDER, RECIPE_FILE
 from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import list_samples
+from chiasm.recipes.validation import measure_model
 from chiasm.training.durable import read_tensors
 from chiasm.training.freezing import PartRow, match_parts, part_rate, parts_table
 from chiasm.training.loop import Trainer
 from chiasm.training.state import TrainingReport
 from chiasm.training.weights import WEIGHTS, load_parts
-
-METRICS = {"dual_encoder": "exact_match", "cell_classifier": "accuracy"}
-"""What picks the best checkpoint of a family when the recipe does not say."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +59,11 @@ def prepare(recipe: Recipe, output: Path | None, base: Path, resume: bool = Fals
     """
     model = build_model(recipe, base)
     settings, samples = build_training(recipe, model, base)
-    if settings.metric is None and recipe.data.validation:
-        settings = settings.model_copy(update={"metric": METRICS[recipe.family]})
     tables = tuple(
         (
             stage.name,
             parts_table(
-                model,  # type: ignore[arg-type]
+                model,
                 match_parts(stage.train, model.parts),
                 {
                     name: part_rate(name, stage.learning_rate, stage.learning_rates)
@@ -89,7 +83,7 @@ def prepare(recipe: Recipe, output: Path | None, base: Path, resume: bool = Fals
         collate=model.collator,
         settings=settings,
         output=output,
-        evaluate=_evaluator(model, validation) if validation else None,
+        evaluate=_evaluator(recipe, model, validation) if validation else None,
         resume=resume,
         describe={RECIPE_FILE: recipe_text(recipe)},
         modes=_modes(recipe, model),
@@ -111,7 +105,7 @@ def run(prepared: Prepared, output: Path) -> TrainingReport:
 def finish(prepared: Prepared, output: Path) -> None:
     """Write the pieces that other recipes can name: `host/` and `encoder/`."""
     model = prepared.model
-    load_parts(output / WEIGHTS, model, *read_tensors(output / WEIGHTS))  # type: ignore[arg-type]
+    load_parts(output / WEIGHTS, model, *read_tensors(output / WEIGHTS))
     if isinstance(model, DualEncoder) and prepared.recipe.host.scratch is not None:
         model.host.save(output / HOST_FOLDER)
     if isinstance(model, CellClassifier):
@@ -123,22 +117,18 @@ def _save_once(save: Callable[[Path], None], folder: Path) -> None:
         save(folder)
 
 
-def _evaluator(model: Family, samples: list[Sample]) -> Evaluate:
+def _evaluator(recipe: Recipe, model: Family, samples: list[Sample]) -> Evaluate:
     if isinstance(model, CellClassifier):
         return functools.partial(cell_accuracy, model, samples)
-    return functools.partial(_answer_accuracy, model, samples)
-
-
-def _answer_accuracy(model: DualEncoder, samples: list[Sample]) -> Mapping[str, float]:
-    report = evaluate(ModelAnswerer(model), samples, "answers", batch_size=32)
-    return report.numbers()
+    return functools.partial(
+        measure_model, model, samples, recipe.data.measure, recipe.training.batch_size
+    )
 
 
 def _modes(recipe: Recipe, model: Family) -> dict[str, frozenset[str]]:
     if not isinstance(model, DualEncoder):
         return {}
-    names = [name for name in model.parts if name not in ("head", "host_adapter")]
     return {
-        mode: parts_to_train(names, mode, recipe.freeze_config, recipe.freeze)
+        mode: parts_to_train(model.parts, mode, recipe.freeze_config, recipe.freeze)
         for mode in TRAINING_MODES
     }

@@ -16,6 +16,7 @@ from chiasm.language.loading import Attention
 from chiasm.language.scratch import ScratchHostConfig
 from chiasm.models.dual_encoder_modes import FREEZE_FLAGS, TRAINING_MODES
 from chiasm.objectives.gate import DiversityConfig
+from chiasm.recipes.validation import LOWER_IS_BETTER, Measure, first_number
 from chiasm.training.settings import StageSettings, TrainingSettings
 
 
@@ -46,7 +47,7 @@ class Source(Config):
     """Where samples come from: a file of any known form (`path`) or a world made on demand."""
 
     path: str | None = None
-    """JSON, JSONL, Parquet, or a folder of a known layout; relative to the recipe file."""
+    """JSON, JSONL, Parquet, or a folder of a known layout; relative to where the program runs."""
     format: str = "auto"
     """Name of the file's form, or `auto`."""
     media_root: str | None = None
@@ -89,6 +90,9 @@ class DataChoice(Config):
     """Sources of training samples; a stage may name its own."""
     validation: tuple[Source, ...] = ()
     """Sources of the evaluation in the loop; none means no evaluation."""
+    measure: tuple[Measure, ...] = Field(default=("answers",), min_length=1)
+    """What is measured on them: suites of the evaluation, for which the model writes answers, and
+    `loss`, which is cheaper and fits answers of any length. The first picks the best checkpoint."""
     max_length: int | None = Field(default=None, ge=1)
     """Most tokens in a row; None for no limit."""
     over_long: OverLong = "error"
@@ -179,10 +183,25 @@ class TrainingChoice(Config):
     gradient_checkpointing: bool = False
     audit_steps: int = Field(default=3, gt=0)
 
-    def settings(self, stages: tuple[StageSettings, ...], seed: int) -> TrainingSettings:
-        """Return the trainer's settings with stages resolved to parts and steps."""
-        own = self.model_dump(exclude={"stages", "learning_rate"})
-        return TrainingSettings(stages=stages, seed=seed, order="sequential", **own)
+    def settings(
+        self, stages: tuple[StageSettings, ...], seed: int, metric: str | None
+    ) -> TrainingSettings:
+        """Return the trainer's settings, with stages resolved to parts and steps.
+
+        Args:
+            stages: The stages.
+            seed: Of the run.
+            metric: What picks the best checkpoint.
+        """
+        own = self.model_dump(exclude={"stages", "learning_rate", "metric"})
+        return TrainingSettings(
+            stages=stages,
+            seed=seed,
+            order="sequential",
+            metric=metric,
+            mode="min" if metric in LOWER_IS_BETTER else "max",
+            **own,
+        )
 
 
 class Recipe(Config):
@@ -250,7 +269,17 @@ class Recipe(Config):
             raise ValueError(f"a cell classifier trains one encoder; {len(self.encoders)} given")
         if self.control == "null_eye" and not self.encoders:
             raise ValueError("the control `null_eye` needs extra encoders")
+        if self.training.patience is not None and not self.data.validation:
+            raise ValueError("`training.patience` waits for evaluations: give `data.validation`")
         return self
+
+    @property
+    def metric(self) -> str | None:
+        """The number that picks the best checkpoint; None without validation samples."""
+        if not self.data.validation:
+            return None
+        own = "accuracy" if self.family == "cell_classifier" else first_number(self.data.measure)
+        return self.training.metric or own
 
     def to_plain(self) -> dict[str, Any]:
         """Return the recipe as YAML can hold it, kinds included, without unset values."""

@@ -1,0 +1,67 @@
+"""A tiny world for recipes: a host, an eye and data on disk, as a user would have them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.tiny import TINY_HOSTS, picture
+from tests.tiny_eyes import tiny_encoder
+
+SCENARIOS = (
+    "vision-finetuning",
+    "language-adaptation",
+    "fusion-learning",
+    "progressive",
+    "medical",
+    "efficient",
+)
+
+
+def furnish(folder: Path, family: str = "qwen2_5_vl") -> Path:
+    """Write `host/`, `eye/` and `data/` (7 questions for training, 3 for validation)."""
+    TINY_HOSTS[family]().save(folder / "host")
+    tiny_encoder("dinov2").save(folder / "eye")
+    write_questions(folder / "data" / "train.json", 7)
+    write_questions(folder / "data" / "val.json", 3)
+    return folder
+
+
+def write_questions(file: Path, count: int, first: int = 0) -> None:
+    """Write questions on pictures of different sizes, in the form image_path + conversations."""
+    (file.parent / "images").mkdir(parents=True, exist_ok=True)
+    records = []
+    for index in range(first, first + count):
+        name = f"images/{file.stem}-{index}.png"
+        picture(43 + 4 * (index % 3), 61, index).save(file.parent / name)
+        records.append(
+            {
+                "image_path": name,
+                "conversations": [
+                    {"role": "user", "content": "What is it?"},
+                    {"role": "assistant", "content": f"thing {index % 5}"},
+                ],
+            }
+        )
+    file.write_text(json.dumps(records), encoding="utf-8")
+
+
+def tiny_overrides(folder: Path, stages: int = 1, steps: int = 2) -> list[str]:
+    """What brings a scenario recipe down to the size of a test, and nothing else."""
+    shorter = [
+        assignment
+        for stage in range(stages)
+        for assignment in (
+            f"training.stages.{stage}.epochs=null",
+            f"training.stages.{stage}.steps={steps}",
+        )
+    ]
+    return [
+        f"host.path={folder / 'host'}",
+        f"encoders.dinov2.path={folder / 'eye'}",
+        f"data.train.0.path={folder / 'data' / 'train.json'}",
+        f"data.validation.0.path={folder / 'data' / 'val.json'}",
+        "fusion.width=31",
+        "training.batch_size=2",
+        *shorter,
+    ]
