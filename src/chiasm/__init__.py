@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chiasm.core.errors import ChiasmError
-    from chiasm.inference.loading import load
     from chiasm.inference.session import Session
+    from chiasm.recipes.loading import load_run as load
 
 __version__ = "0.1.0"
 
 __all__ = ["ChiasmError", "Session", "__version__", "load"]
 
 _HOMES = {
-    "ChiasmError": "chiasm.core.errors",
-    "Session": "chiasm.inference.session",
-    "load": "chiasm.inference.loading",
+    "ChiasmError": "chiasm.core.errors:ChiasmError",
+    "Session": "chiasm.inference.session:Session",
+    # Building a run takes its recipe, so loading lives where recipes do.
+    "load": "chiasm.recipes.loading:load_run",
 }
 
 
@@ -31,7 +32,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(
             f"module 'chiasm' has no attribute '{name}'; it offers {', '.join(__all__)}"
         )
-    value = getattr(import_module(_HOMES[name]), name)
+    home, _, original = _HOMES[name].partition(":")
+    value = getattr(import_module(home), original)
     globals()[name] = value
     return value
 

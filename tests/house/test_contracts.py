@@ -57,7 +57,7 @@ def sound_package(tmp_path: Path, project_root: Path) -> Path:
     """The floors without furniture, under the project's own contracts."""
     shutil.copy(project_root / "pyproject.toml", tmp_path)
     sources = tmp_path / "src" / "chiasm"
-    homes = {"core/errors.py", "inference/loading.py", "inference/session.py"}
+    homes = {"core/errors.py", "inference/session.py", "recipes/loading.py"}
     for name in [*(f"{floor}/__init__.py" for floor in FLOORS), *homes]:
         path = sources / name
         path.parent.mkdir(parents=True, exist_ok=True)

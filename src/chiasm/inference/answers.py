@@ -1,0 +1,159 @@
+"""What a session returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco
+
+from chiasm.models.gate_report import GateReport
+
+Box = tuple[float, float, float, float]
+Finish = Literal["stop", "length"]
+
+DIGITS = 4
+"""Decimals of shares in JSON."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, and what the gate did while the model looked.
+
+    Attributes:
+        text: The answer.
+        finish: `stop` when the model ended it (or a stop text did), `length` when it was cut off at
+            `max_new_tokens`.
+        prompt_tokens: Tokens read, visual ones included.
+        new_tokens: Tokens written, without the one that ends.
+        report: The gate over the images, or None where there is no gate or no image.
+        views: For each image the box that its gate map covers, XYXY in original pixels.
+    """
+
+    text: str
+    finish: Finish = "stop"
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    report: GateReport | None = None
+    views: tuple[Box, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def gate(self) -> Mapping[str, float] | None:
+        """Weights by encoder name, `host` for the host's own; None without gate or image."""
+        return None if self.report is None else self.report.weights
+
+    @property
+    def dominant(self) -> str | None:
+        """The stream with the largest weight."""
+        return None if self.report is None else self.report.dominant
+
+    @property
+    def confidence(self) -> float | None:
+        """How far the weights are from equal, in [0, 1]; see `GateReport`."""
+        return None if self.report is None else self.report.confidence
+
+    def gate_document(self, maps: bool = True) -> dict[str, Any]:
+        """Return `gate`, `dominant`, `confidence` and `images` in plain values, for JSON.
+
+        Args:
+            maps: Whether each image also gets its `maps` and the `view` they cover.
+        """
+        if self.report is None:
+            return {"gate": None, "dominant": None, "confidence": None, "images": []}
+        images = []
+        for image, view in zip(self.report.images, self.views, strict=True):
+            entry: dict[str, Any] = {
+                "weights": _rounded(image.weights),
+                "contributions": _rounded(image.contributions),
+            }
+            if maps:
+                entry["maps"] = {
+                    name: [[round(share, DIGITS) for share in row] for row in rows]
+                    for name, rows in image.maps.items()
+                }
+                entry["view"] = [round(side, DIGITS) for side in view]
+            images.append(entry)
+        return {
+            "gate": _rounded(self.report.weights),
+            "dominant": self.report.dominant,
+            "confidence": round(self.report.confidence, DIGITS),
+            "images": images,
+        }
+
+    def document(self, maps: bool = True) -> dict[str, Any]:
+        """Return everything in plain values, for JSON; `maps` as in `gate_document`."""
+        return {
+            "text": self.text,
+            "finish": self.finish,
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            **self.gate_document(maps),
+        }
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The pixels that a phrase means.
+
+    Attributes:
+        array: bool (H, W) in original pixels.
+        score: How sure the model is, in [0, 1].
+        phrase: The phrase.
+    """
+
+    array: NDArray[np.bool_]
+    score: float
+    phrase: str
+
+    @property
+    def rle(self) -> dict[str, Any]:
+        """The mask as COCO run lengths: `size` [H, W] and `counts` as text."""
+        encoded = coco.encode(np.asfortranarray(self.array.astype(np.uint8)))
+        return {"size": list(self.array.shape), "counts": encoded["counts"].decode("ascii")}
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What lies behind the occluder.
+
+    Attributes:
+        image: The completed picture.
+        text: What the model says about it.
+        alpha: Share of the reconstruction in what the model saw, in [0, 1].
+        boxes: Boxes by name, XYXY in original pixels.
+        attention: Maps by name, float (rows, columns).
+    """
+
+    image: Image.Image
+    text: str
+    alpha: float
+    boxes: Mapping[str, Box]
+    attention: Mapping[str, NDArray[np.floating[Any]]]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """An action in a video.
+
+    Attributes:
+        start: First moment in seconds.
+        end: Last moment in seconds, after `start`.
+        label: The action.
+        score: How sure the model is, in [0, 1].
+    """
+
+    start: float
+    end: float
+    label: str
+    score: float
+
+
+def _rounded(shares: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(share, DIGITS) for name, share in shares.items()}

@@ -1,0 +1,319 @@
+"""A session: show a model something once, ask it many times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from chiasm.core.batch import Batch
+from chiasm.core.errors import InputError
+from chiasm.core.protocols import PreparedImages
+from chiasm.core.samples import Sample, Turn
+from chiasm.data.collate import Collator
+from chiasm.inference.answers import Answer, Completion, Mask, Segment
+from chiasm.inference.pictures import read_picture
+from chiasm.inference.responding import (
+    Answering,
+    Generation,
+    Sight,
+    look,
+    respond,
+    respond_to,
+)
+from chiasm.inference.senses import Sensing, check_sense
+from chiasm.models.gate_report import gated
+
+ImageInput = str | Path | Image.Image | NDArray[np.uint8]
+
+
+class Pointing(Protocol):
+    """A model with the sense `point`."""
+
+    def point(
+        self, image: Image.Image, phrases: Sequence[str]
+    ) -> Sequence[tuple[NDArray[np.bool_], float]]:
+        """Return a mask bool (H, W) in original pixels and a score for each phrase."""
+        ...
+
+
+class Completing(Protocol):
+    """A model with the sense `complete`."""
+
+    def complete(
+        self, image: Image.Image, reconstruction: Image.Image, question: str
+    ) -> Mapping[str, object]:
+        """Return the fields of `Completion` by name."""
+        ...
+
+
+class Watching(Protocol):
+    """A model with the sense `watch`."""
+
+    def watch(self, video: Path) -> Sequence[tuple[float, float, str, float]]:
+        """Return start and end in seconds, label and score of each action."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What is kept of an image: as the host reads it, and what the model made of it."""
+
+    image: Image.Image
+    prepared: PreparedImages
+    sight: Sight
+
+    def prepare(self, images: Sequence[Image.Image]) -> PreparedImages:
+        """Be the image preparer of a collator that needs nothing prepared twice."""
+        if len(images) == 1 and images[0] is self.image:
+            return self.prepared
+        raise _ChangedError
+
+
+class _ChangedError(Exception):
+    """The image that a question needs is not the one kept."""
+
+
+class Session:
+    """Holds what a model is shown, so that each question costs only itself.
+
+    `set` runs the encoders and the fusion once; every `ask` reuses what they made. The answers are
+    those of `model.chat` with the same conversation.
+
+    Args:
+        model: A loaded model: `chiasm.load(...)`.
+
+    Raises:
+        InputError: It is no model that declares its senses.
+    """
+
+    def __init__(self, model: Sensing) -> None:
+        if not isinstance(model, Sensing):
+            raise InputError(
+                f"a session needs a model, and was given {type(model).__name__}; load one first: "
+                "chiasm.Session(chiasm.load('runs/dual'))"
+            )
+        self.model = model
+        self._image: Image.Image | None = None
+        self._reconstruction: Image.Image | None = None
+        self._video: Path | None = None
+        self._shown: _Shown | None = None
+        self._history: tuple[Turn, ...] = ()
+        self._begun = False
+
+    def set(
+        self,
+        image: ImageInput | None = None,
+        reconstruction: ImageInput | None = None,
+        video: str | Path | None = None,
+    ) -> None:
+        """Show the model something, in place of what was shown before; the history is forgotten.
+
+        With nothing given, questions are about text alone.
+
+        Args:
+            image: A path, a PIL image, or an array HWC uint8 in [0, 255].
+            reconstruction: The same scene with the occluded object restored; as `image`.
+            video: Path of a video file.
+
+        Raises:
+            InputError: The model lacks the sense, or an input is of a wrong type or shape.
+            MediaError: A file is missing or no image.
+        """
+        given = {"image": image, "reconstruction": reconstruction, "video": video}
+        for sense, value in given.items():
+            if value is not None:
+                check_sense(self.model, sense)
+        if video is not None and not isinstance(video, str | Path):
+            raise InputError(f"video is of type {type(video).__name__}; allowed: a path")
+        picture = None if image is None else read_picture(image)
+        restored = (
+            None if reconstruction is None else read_picture(reconstruction, "reconstruction")
+        )
+        shown = None
+        if picture is not None and "ask" in self.model.senses:
+            shown = self._show(picture)
+        self._image, self._reconstruction, self._shown = picture, restored, shown
+        self._video = None if video is None else Path(video)
+        self._history = ()
+        self._begun = True
+
+    def ask(
+        self,
+        text: str,
+        *,
+        keep_history: bool = False,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop: Sequence[str] = (),
+        on_text: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """Ask about what was set.
+
+        Each question stands alone unless `keep_history` is given.
+
+        Args:
+            text: The question.
+            keep_history: Put all questions since `set`, with their answers, before this one.
+            max_new_tokens: Longest answer in tokens.
+            temperature: 0 takes the likeliest token, above 0 samples.
+            top_p: With sampling, the share of probability that is kept, in (0, 1].
+            stop: Texts that end the answer; they stay in it.
+            on_text: Receives the answer piece by piece as it is written.
+
+        Raises:
+            InputError: The model does not answer questions, nothing was set, or a setting is out
+                of range.
+            DataError: The text is blank or holds a special token of the host.
+        """
+        model = self._answering(text)
+        generation = Generation(max_new_tokens, temperature, top_p, tuple(stop))
+        sample = self._sample(text, keep_history)
+        shown = self._shown
+        if shown is None:
+            answer = respond_to(model, [sample], generation, on_text)[0]
+        else:
+            batch, sight = self._collate(sample, shown)
+            answer = respond(model, batch, sight, generation, on_text)[0]
+        said = Turn("assistant", (answer.text,))
+        self._history = (*self._history, Turn("user", (text,)), said)
+        return answer
+
+    def compare(self, text: str, *, max_new_tokens: int = 128) -> dict[str, Answer]:
+        """Ask once with the learned gate, and once with each stream alone.
+
+        Returns:
+            Answers by `learned`, `host` and each encoder's name; the gate in each is the one used.
+
+        Raises:
+            InputError: The model has no extra encoders or no gate, or no image was set.
+        """
+        model = self._answering(text)
+        if not len(model.encoders):
+            raise InputError(
+                "this model has no extra encoders to compare; load a model of the family "
+                "'dual_encoder' with encoders"
+            )
+        fusion = gated(model.fusion)
+        if self._image is None:
+            raise InputError("there is no image to compare encoders on; set(image=...) first")
+        sample = self._sample(text, keep_history=False)
+        generation = Generation(max_new_tokens)
+        answers = {"learned": respond_to(model, [sample], generation)[0]}
+        for name in fusion.names:
+            with fusion.forced({name: 1.0}):
+                answers[name] = respond_to(model, [sample], generation)[0]
+        return answers
+
+    def point(self, phrases: Sequence[str]) -> list[Mask]:
+        """Find the pixels that each phrase means.
+
+        Raises:
+            InputError: The model has no sense `point`, or no image was set.
+        """
+        check_sense(self.model, "point")
+        if isinstance(phrases, str) or not phrases:
+            raise InputError(f"phrases {phrases!r}; give a list of at least one phrase")
+        if self._image is None:
+            raise InputError("there is no image to point at; call set(image=...) first")
+        found = cast("Pointing", self.model).point(self._image, list(phrases))
+        return [
+            Mask(array, score, phrase)
+            for phrase, (array, score) in zip(phrases, found, strict=True)
+        ]
+
+    def complete(self, text: str) -> Completion:
+        """Complete the object that is partly hidden, and say what it is.
+
+        Raises:
+            InputError: The model has no sense `complete`, or image and reconstruction were not
+                both set.
+        """
+        check_sense(self.model, "complete")
+        if self._image is None or self._reconstruction is None:
+            raise InputError(
+                "completing needs two pictures; call set(image=..., reconstruction=...) first"
+            )
+        model = cast("Completing", self.model)
+        return Completion(**model.complete(self._image, self._reconstruction, text))  # type: ignore[arg-type]
+
+    def watch(self) -> list[Segment]:
+        """Find the actions in the video.
+
+        Raises:
+            InputError: The model has no sense `watch`, or no video was set.
+        """
+        check_sense(self.model, "watch")
+        if self._video is None:
+            raise InputError("there is no video to watch; call set(video=...) first")
+        return [Segment(*found) for found in cast("Watching", self.model).watch(self._video)]
+
+    def _answering(self, text: str) -> Answering:
+        check_sense(self.model, "ask")
+        if not isinstance(text, str):
+            raise InputError(f"the question is of type {type(text).__name__}; allowed: a text")
+        if not self._begun:
+            raise InputError(
+                "nothing was set to ask about; call set(image=...) first, or set() to ask about "
+                "text alone"
+            )
+        return cast("Answering", self.model)
+
+    def _sample(self, text: str, keep_history: bool) -> Sample:
+        before = self._history if keep_history else ()
+        first, *others = (*before, Turn("user", (text,)))
+        if self._image is None:
+            return Sample("question", (first, *others))
+        first = replace(first, parts=(0, *first.parts))
+        return Sample("question", (first, *others), (self._image,))
+
+    def _show(self, image: Image.Image) -> _Shown:
+        """Prepare and look, without a question."""
+        model = cast("Answering", self.model)
+        collator, device = model.collator, model.host.device
+        prepared = collator.preparer.prepare([image])
+        nothing = torch.zeros(1, 0, dtype=torch.long)
+        batch = Batch(
+            input_ids=nothing,
+            attention_mask=nothing,
+            labels=nothing,
+            token_types=nothing,
+            host_images=prepared.tensors,
+            encoder_images={
+                name: (transform(image, prepared.geometries[0]),)
+                for name, transform in collator.transforms.items()
+            },
+            image_rows=torch.zeros(1, dtype=torch.long),
+            geometries=prepared.geometries,
+        ).to(device)
+        sight = cast("Sight", look(model, batch))
+        return _Shown(image, replace(prepared, tensors=batch.host_images), sight)
+
+    def _collate(self, sample: Sample, shown: _Shown) -> tuple[Batch, Sight]:
+        """Collate a question around the kept image, or anew where the image has to shrink."""
+        model = cast("Answering", self.model)
+        whole, device = model.collator, model.host.device
+        collator = Collator(
+            whole.prompter,
+            shown,
+            max_length=whole.max_length,
+            over_long=whole.over_long,
+            loader=_keep,
+        )
+        try:
+            return collator.collate([sample], generation=True).to(device), shown.sight
+        except _ChangedError:
+            batch = whole.collate([sample], generation=True).to(device)
+            return batch, cast("Sight", look(model, batch))
+
+
+def _keep(source: object) -> Image.Image:
+    """Take a decoded image as it is."""
+    return cast("Image.Image", source)
