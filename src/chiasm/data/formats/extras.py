@@ -3,7 +3,7 @@
 - `id`: text or whole number, unique in the file; by default FILE:LINE.
 - `group`: a label for grouped reports.
 - `answers`: accepted answers: a text, a list of texts, or one list of texts an assistant turn.
-- `kind`: the question kind. `split`: the split the record belongs to.
+- `kind`: the question kind, or `kinds`: one for each assistant turn. `split`: the split the record belongs to.
 - `boxes`: XYXY in original pixels: a list of boxes, or one such list an image.
 - `cells`: by name, labels (rows x columns of whole numbers), or one such table an image.
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from chiasm.data.conversation import shown
 
-EXTRAS = ("id", "group", "answers", "kind", "split", "boxes", "cells")
+EXTRAS = ("id", "group", "answers", "kind", "kinds", "split", "boxes", "cells")
 
 Report = Callable[[str, str, str], None]
 """Called with field, value and what is allowed."""
@@ -45,6 +45,8 @@ def read_truth(
     }
     if fields.get("answers") is not None:
         truth["answers"] = _answers(fields["answers"], answer_turns, fault)
+    if fields.get("kinds") is not None:
+        truth["kinds"] = _kinds(fields["kinds"], answer_turns, fault)
     if fields.get("boxes") is not None:
         truth["boxes"] = _boxes(fields["boxes"], images, fault)
     if fields.get("cells") is not None:
@@ -84,6 +86,15 @@ def _answers(value: Any, turns: int, fault: Report) -> Any:
                 fault("answers", words, "give one list an assistant turn")
             return value
     fault("answers", shown(value), "allowed: a text, texts, or a list of texts a turn")
+    return []
+
+
+def _kinds(value: Any, turns: int, fault: Report) -> list[str]:
+    if isinstance(value, list) and value and all(isinstance(kind, str) for kind in value):
+        if turns and turns != len(value):
+            fault("kinds", f"{len(value)} kinds for {turns} assistant turns", "give one a turn")
+        return value
+    fault("kinds", shown(value), "a list of texts, one an assistant turn")
     return []
 
 

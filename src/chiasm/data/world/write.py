@@ -163,6 +163,7 @@ def _conversation(item: Item, path: str, identifier: str) -> Json:
         "id": identifier,
         "messages": messages,
         "group": item.questions[0].kind if len(kinds) == 1 else "mixed",
+        "kinds": [question.kind for question in item.questions],
         "answers": [list(question.answers) for question in item.questions],
     }
 
