@@ -103,6 +103,14 @@ def test_a_frozen_encoder_stores_nothing_and_rests() -> None:
     assert encoder.model.training
 
 
+def test_no_grad_outside_holds_inside() -> None:
+    encoder = tiny_encoder("dinov2").train()
+    with torch.no_grad():
+        tokens = encoder.encode(prepared(encoder), GEOMETRIES)
+    assert not tokens.features.requires_grad
+    assert torch.is_grad_enabled()
+
+
 def test_a_frozen_encoder_passes_gradients_to_its_images() -> None:
     encoder = tiny_encoder("dinov2").requires_grad_(False)
     images = [image.requires_grad_(True) for image in prepared(encoder)]
