@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -22,17 +22,22 @@ from chiasm.training.settings import TrainingSettings
 Named = Sequence[tuple[str, nn.Parameter]]
 """Parameters with their names, "part/parameter"."""
 
+# Numbers in one message between processes: 25 MiB of float32, what DistributedDataParallel takes.
+_MESSAGE = 25 * 2**20 // 4
+
 
 class Engine(Protocol):
     """What the loop asks of the machinery below it.
 
     Attributes:
         sees_gradients: Whether gradients can be read between backward pass and step.
-        unused: Whether processes may differ in which parameters they use.
+        watched: Set while the audit looks: gradients of several processes are then compared.
+        uneven: Whether processes may differ in which parameters they use.
     """
 
     sees_gradients: bool
-    unused: bool
+    watched: bool
+    uneven: bool
 
     def wrap(self, trainable: Named) -> None:
         """Prepare for a set of trainable parameters; called whenever it changes."""
@@ -42,12 +47,11 @@ class Engine(Protocol):
         """Run the model; floating point outputs come back in float32."""
         ...
 
-    def exchange(self, last: bool, apart: bool) -> contextlib.AbstractContextManager[Any]:
+    def exchange(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Return the context of a micro-batch: gradients are exchanged in the last one only.
 
         Args:
             last: Whether this is the last micro-batch of the step.
-            apart: Keep each process's gradients to itself, for `reconcile`.
         """
         ...
 
@@ -56,7 +60,7 @@ class Engine(Protocol):
         ...
 
     def reconcile(self) -> None:
-        """Exchange gradients that were kept apart, and see who has which.
+        """End a step's backward passes: exchange gradients that were kept apart, see who has which.
 
         Raises:
             TrainingError: Some process lacks a gradient that another would wait for, and the
@@ -80,6 +84,11 @@ class Engine(Protocol):
 class PlainEngine:
     """One process, or several with DistributedDataParallel.
 
+    DistributedDataParallel exchanges gradients during the backward pass and waits for every
+    parameter on every process. Where processes differ in what they use, or while it is not known
+    yet, gradients are exchanged after the backward pass instead: the result is the same, an absent
+    gradient counts as zero, and one that no process has stays absent, as with one process.
+
     Args:
         model: The model, on its device.
         optimizer: Its optimizer.
@@ -98,7 +107,8 @@ class PlainEngine:
         processes: Processes,
         settings: TrainingSettings,
     ) -> None:
-        self.unused = bool(settings.find_unused_parameters)
+        self.uneven = bool(settings.uneven_gradients)
+        self.watched = False
         self._model = model
         self._wrapped: nn.Module = model
         self._accelerator = accelerator
@@ -119,9 +129,7 @@ class PlainEngine:
             return
         on_gpu = self._processes.device.type == "cuda"
         self._wrapped = DistributedDataParallel(
-            self._model,
-            device_ids=[self._accelerator.local_process_index] if on_gpu else None,
-            find_unused_parameters=self.unused,
+            self._model, device_ids=[self._accelerator.local_process_index] if on_gpu else None
         )
 
     def forward(self, batch: Batch) -> Outputs:
@@ -130,9 +138,9 @@ class PlainEngine:
             outputs: Outputs = self._wrapped(batch)
         return as_float32(outputs)
 
-    def exchange(self, last: bool, apart: bool) -> contextlib.AbstractContextManager[Any]:
+    def exchange(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """See `Engine.exchange`."""
-        if self._processes.count > 1 and (apart or not last):
+        if self._processes.count > 1 and (self.apart or not last):
             return self._accelerator.no_sync(self._wrapped)
         return contextlib.nullcontext()
 
@@ -140,39 +148,62 @@ class PlainEngine:
         """See `Engine.backward`."""
         if loss.requires_grad:
             self._accelerator.backward(loss)
-        elif self._processes.count > 1:
+        elif self._processes.count > 1 and not self.apart:
             # Nothing here reaches a trained part, but the other processes wait for the exchange.
             touched = [parameter.sum() * 0.0 for _, parameter in self._trainable]
             self._accelerator.backward(torch.stack(touched).sum())
 
     def reconcile(self) -> None:
         """See `Engine.reconcile`."""
-        own = [name for name, parameter in self._trainable if parameter.grad is not None]
-        by_rank = [set(names) for names in self._processes.gather(own)]
-        anywhere = set().union(*by_rank)
-        for name, parameter in self._trainable:
-            if name in anywhere:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                dist.all_reduce(parameter.grad)
-                parameter.grad.div_(self._processes.count)
-        missing = [
-            f"{name}: no gradient on process {rank}"
-            for rank, names in enumerate(by_rank)
-            for name, _ in self._trainable
-            if name not in names
-        ]
-        if not missing or self.unused:
+        if not self.apart:
             return
-        if self._settings.find_unused_parameters is False or self._settings.check_gradients:
-            listed = "\n".join(f"  - {line}" for line in missing[:20])
-            raise TrainingError(
-                f"{len(missing)} gradient(s) are missing; the other processes would wait for them "
-                "for ever. Let the model touch these parameters in every batch, or set "
-                f"find_unused_parameters to true\n{listed}"
-            )
-        self.unused = True
-        self.wrap(self._trainable)
+        lacking = self._lacking()
+        self._average([p for name, p in self._trainable if lacking[name] < self._everywhere])
+        missing = {name: ranks for name, ranks in lacking.items() if ranks}
+        if not missing or self.uneven:
+            return
+        if self._settings.uneven_gradients is False or self._settings.check_gradients:
+            raise TrainingError(_describe(missing))
+        self.uneven = True
+
+    @property
+    def apart(self) -> bool:
+        """Whether gradients are exchanged after the backward passes instead of meanwhile."""
+        return self._processes.count > 1 and (
+            self.watched or self.uneven or self._settings.check_gradients
+        )
+
+    @property
+    def _everywhere(self) -> set[int]:
+        return set(range(self._processes.count))
+
+    def _lacking(self) -> dict[str, set[int]]:
+        """Return, by parameter, the processes on which it has no gradient."""
+        own = [float(parameter.grad is None) for _, parameter in self._trainable]
+        by_rank = self._processes.table(own)
+        return {
+            name: {rank for rank, row in enumerate(by_rank) if row[place]}
+            for place, (name, _) in enumerate(self._trainable)
+        }
+
+    def _average(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Average gradients over processes, many in one message; an absent one counts as zero."""
+        pending: list[nn.Parameter] = []
+        for place, parameter in enumerate(parameters):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            pending.append(parameter)
+            following = parameters[place + 1] if place + 1 < len(parameters) else None
+            full = sum(other.numel() for other in pending) >= _MESSAGE
+            if following is None or full or following.dtype != parameter.dtype:
+                gradients = [other.grad for other in pending if other.grad is not None]
+                message = torch.cat([gradient.flatten() for gradient in gradients])
+                dist.all_reduce(message)
+                message.div_(self._processes.count)
+                parts = message.split([gradient.numel() for gradient in gradients])
+                for gradient, part in zip(gradients, parts, strict=True):
+                    gradient.copy_(part.view_as(gradient))
+                pending = []
 
     def clip(self) -> float:
         """See `Engine.clip`."""
@@ -188,6 +219,15 @@ class PlainEngine:
     def zero_grad(self) -> None:
         """See `Engine.zero_grad`."""
         self._optimizer.zero_grad(set_to_none=True)
+
+
+def _describe(missing: Mapping[str, set[int]]) -> str:
+    lines = [f"  - {name}: no gradient on process {sorted(by)}" for name, by in missing.items()]
+    return (
+        f"{len(missing)} parameter(s) have no gradient on some process, and the others would wait "
+        "for it for ever. Let the model touch them in every batch, or set uneven_gradients to "
+        "true\n" + "\n".join(lines[:20])
+    )
 
 
 def as_float32(outputs: Outputs) -> Outputs:

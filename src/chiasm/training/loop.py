@@ -54,7 +54,7 @@ class Trainer:
     With several processes (torchrun, accelerate launch) each builds the same trainer; the first one
     evaluates and writes. A model whose forward pass uses other parameters on one process than on
     another (a batch without an image) should touch the unused ones; see
-    `TrainingSettings.find_unused_parameters` and `check_gradients` for what happens otherwise.
+    `TrainingSettings.uneven_gradients` and `check_gradients` for what happens otherwise.
 
     Args:
         model: An `nn.Module` that is a `core.protocols.Model`.
@@ -153,7 +153,8 @@ class Trainer:
         window = self._read()
         weights = self.stage.loss_weights
         counts = self.scorer.count(window, weights, self._place)
-        sums = self.scorer.accumulate(window, counts, weights, self._looks_at_gradients())
+        self.engine.watched = self._audit.open
+        sums = self.scorer.accumulate(window, counts, weights)
         numbers = self.scorer.add_up(window, sums, counts, weights, bool(signals.name), self._place)
         norm = self._clip(numbers)
         self._update(numbers)
@@ -374,10 +375,6 @@ class Trainer:
     @property
     def _place(self) -> str:
         return f"step {self.state.step + 1}, stage {self.stage.name!r}"
-
-    def _looks_at_gradients(self) -> bool:
-        """Whether gradients of several processes are compared before they are exchanged."""
-        return self.processes.count > 1 and (self._audit.open or self.settings.check_gradients)
 
     def _stage_is_over(self) -> bool:
         patience = self.settings.patience

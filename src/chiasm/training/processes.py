@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -27,8 +28,13 @@ def build_accelerator(settings: TrainingSettings) -> Accelerator:
     """Build Accelerate's accelerator for the precision asked for.
 
     Raises:
-        ConfigError: The precision is not possible on this device.
+        ConfigError: The precision is not possible on this device, or the launcher started several
+            processes that do not find each other.
     """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    # Under torchrun on a machine without an accelerator, Accelerate joins processes only when told.
+    on_cpu = launched > 1 and not torch.accelerator.is_available() and not deepspeed
     wanted = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[settings.precision]
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted:
@@ -36,13 +42,22 @@ def build_accelerator(settings: TrainingSettings) -> Accelerator:
         # the first one's precision, and letting go of it has no public name. Processes stay.
         AcceleratorState._reset_state()
     try:
-        return Accelerator(
-            mixed_precision=wanted, kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)]
+        accelerator = Accelerator(
+            mixed_precision=wanted,
+            cpu=on_cpu,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
         )
     except ValueError as error:
         raise ConfigError(
             f"precision {settings.precision!r} is not possible here: {error}. Use fp32 or bf16"
         ) from None
+    if accelerator.num_processes != launched:
+        raise ConfigError(
+            f"the launcher started {launched} processes, but they see {accelerator.num_processes}; "
+            "each would train alone and write the same files. Build the trainer before anything "
+            "else that uses Accelerate, and launch with torchrun or accelerate launch"
+        )
+    return accelerator
 
 
 def is_deepspeed(accelerator: Accelerator) -> bool:
@@ -68,9 +83,13 @@ class Processes:
         """Return values summed over all processes, the same to the last bit on each."""
         if self.count == 1:
             return list(values)
+        return [sum(column) for column in zip(*self.table(values), strict=True)]
+
+    def table(self, values: Sequence[float]) -> list[list[float]]:
+        """Return the values of each process, one row a process; all give equally many."""
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
         gathered: torch.Tensor = self._accelerator.gather(tensor[None])
-        return [float(value) for value in gathered.sum(0)]
+        return [[float(value) for value in row] for row in gathered.tolist()]
 
     def total_counts(self, counts: Mapping[str, float]) -> dict[str, float]:
         """Return counts by name summed over all processes, which need not know the same names."""

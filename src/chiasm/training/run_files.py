@@ -145,7 +145,7 @@ class RunFiles:
             "audit": None if trainer.audit is None else trainer.audit.to_json(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "average_updates": 0 if trainer.average is None else trainer.average.updates,
-            "unused_parameters": trainer.engine.unused,
+            "uneven": trainer.engine.uneven,
             "terms": sorted(trainer.scorer.terms),
             "request": self._request(),
             "torch": torch.__version__,
@@ -195,7 +195,7 @@ class RunFiles:
             trainer.average.load(groups["average"], updates, trainer.model)
         if saved["scaler"] is not None and trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(saved["scaler"])
-        trainer.engine.unused = saved["unused_parameters"]
+        trainer.engine.uneven = saved["uneven"]
         if saved["audit"] is not None:
             trainer.audit = self._restored_audit(saved["audit"])
         self._generators = folder / _generator_file(trainer.processes.rank)

@@ -70,7 +70,6 @@ class Scorer:
         window: Sequence[Batch],
         counts: Mapping[str, float],
         weights: Mapping[str, float],
-        apart: bool,
     ) -> list[dict[str, Tensor]]:
         """Forward, score and backward for each micro-batch; return its sums by term.
 
@@ -78,7 +77,6 @@ class Scorer:
             window: Micro-batches of this process.
             counts: From `count`.
             weights: Weight by term.
-            apart: Exchange gradients afterwards and look who has which, instead of meanwhile.
 
         Raises:
             TrainingError: The objective scores what it does not count.
@@ -91,7 +89,7 @@ class Scorer:
         found = []
         for turn, batch in enumerate(window):
             last = turn == len(window) - 1
-            with self.engine.exchange(last, apart):
+            with self.engine.exchange(last):
                 moved = batch.to(self.processes.device)
                 sums = dict(self.objective.score(self.engine.forward(moved), moved))
                 uncounted = sorted(set(sums) - set(counts))
@@ -103,8 +101,7 @@ class Scorer:
                 scaled = [scales[term] * value for term, value in sums.items()]
                 self.engine.backward(torch.stack(scaled).sum())
             found.append({term: value.detach() for term, value in sums.items()})
-        if apart:
-            self.engine.reconcile()
+        self.engine.reconcile()
         return found
 
     def add_up(

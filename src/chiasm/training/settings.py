@@ -90,10 +90,12 @@ class TrainingSettings(Config):
         workers: Processes that read data; the result does not depend on it.
         gradient_checkpointing: Recompute activations of transformer layers instead of keeping them.
         audit_steps: After how many steps of a stage a declared part must have moved.
-        find_unused_parameters: With several processes, allow parameters that a process does not
-            use in a step. None looks at the first step of a stage and decides.
-        check_gradients: With several processes, compare in every step which parameters got a
-            gradient, and name those that differ instead of waiting for ever. Slower.
+        uneven_gradients: With several processes, whether a process may leave parameters unused that
+            another uses (a batch without an image). None looks at the first step of a stage. If
+            they may, gradients are exchanged after the backward pass instead of meanwhile.
+        check_gradients: With several processes, compare in every step which parameters have a
+            gradient, and name those that differ. Without it, a difference that comes up later than
+            the first step makes the processes wait for each other. Slower; for finding such a case.
     """
 
     stages: tuple[StageSettings, ...] = Field(min_length=1)
@@ -117,7 +119,7 @@ class TrainingSettings(Config):
     workers: int = Field(default=0, ge=0)
     gradient_checkpointing: bool = False
     audit_steps: int = Field(default=3, gt=0)
-    find_unused_parameters: bool | None = None
+    uneven_gradients: bool | None = None
     check_gradients: bool = False
 
     @model_validator(mode="after")

@@ -5,9 +5,11 @@ Sizes are distinct primes: vocabulary 13, width 7, hidden 11, rows of 3 to 8 tok
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,8 +23,16 @@ VOCABULARY, WIDTH, HIDDEN = 13, 7, 11
 class SmallModel(nn.Module):
     """Embedding, a gated fusion of two encoders with dropout, and a head that reads tokens."""
 
-    def __init__(self, dropout: float = 0.17, seed: int = 5, zero_start: bool = False) -> None:
+    def __init__(
+        self,
+        dropout: float = 0.17,
+        seed: int = 5,
+        zero_start: bool = False,
+        jitter: bool = False,
+    ) -> None:
+        """Jitter draws from Python's and NumPy's generators in each training pass."""
         super().__init__()
+        self.jitter = jitter
         generator = torch.get_rng_state()
         torch.manual_seed(seed)
         self.embedding = nn.Embedding(VOCABULARY, WIDTH)
@@ -57,14 +67,17 @@ class SmallModel(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         tokens = self.embedding(batch.input_ids)
+        if self.jitter and self.training:
+            tokens = tokens * (1 + 0.1 * random.random() + 0.1 * float(np.random.rand()))
         left, right = self.left(tokens), self.right(tokens)
         gate = torch.sigmoid(self.gate(torch.cat([left, right], dim=-1)))
         logits = self.head(tokens + self.output(gate * left + (1 - gate) * right))
-        chosen = batch.labels[:, 1:] != IGNORE
+        chosen, real = batch.labels[:, 1:] != IGNORE, batch.attention_mask
         return Outputs(
             logits=logits[:, :-1][chosen],
             targets=batch.labels[:, 1:][chosen],
-            named={"gate": gate.mean(1).squeeze(-1)},
+            # Over real tokens only: a row's gate must not depend on its neighbours' length.
+            named={"gate": (gate.squeeze(-1) * real).sum(1) / real.sum(1)},
         )
 
     def probe(self) -> Mapping[str, Tensor]:
