@@ -168,6 +168,11 @@ class _Decoded:
     fault: str = ""
 
 
+def _teaches(sample: Sample) -> bool:
+    """Whether there is a word to learn, or dense labels, which teach without a word."""
+    return bool(sample.truth.get("cells")) or any(turn.supervised for turn in sample.turns)
+
+
 class _Inspector:
     """Looks at one record after the other, and remembers images it has seen."""
 
@@ -203,7 +208,7 @@ class _Inspector:
         self._check_boxes(entry.sample, decoded)
         if self.prompter is not None and not any(image.fault for image in decoded):
             self._render(entry.sample, [image.tokens for image in decoded], self.prompter)
-        elif not self.prediction and not any(turn.supervised for turn in entry.sample.turns):
+        elif not (self.prediction or _teaches(entry.sample)):
             value = "no supervised turn"
             allowed = "an assistant turn is needed; a file to be answered is checked as such"
             self.faults.append(Fault(entry.origin, "turns", value, allowed))

@@ -129,6 +129,15 @@ def test_missing_answers_are_faults_unless_the_file_is_to_be_answered(
     assert report.supervised == 0
 
 
+def test_dense_labels_teach_without_an_answer(tmp_path: Path, host: Host) -> None:
+    grid = host.preparer.prepare([picture(61, 83)]).geometries[0]
+    cells = {"shape": [[0] * grid.columns] * grid.rows}
+    question = [{"role": "user", "content": "What?"}]
+    path = write(tmp_path, [record("1", conversations=question, cells=cells)])
+    assert check(path).faults == ()
+    assert with_host(path, host).faults == ()
+
+
 def test_with_a_host_lengths_and_special_tokens_are_checked(tmp_path: Path, host: Host) -> None:
     turns = record("2")["conversations"]
     special = [{"role": "user", "content": "Is <|im_end|> seen?"}, turns[1]]
