@@ -108,6 +108,21 @@ class Host(nn.Module):
         self._identity = {"name": name, "revision": None, "sha256": hash_weights(self.model)}
         return self
 
+    def set_pixels(self, least: int, most: int) -> None:
+        """Change how many pixels a resized picture has, at a host that reads pictures of any size.
+
+        Raises:
+            ConfigError: The host reads one size only, or the range is none.
+        """
+        size = dict(self.image_processor.size)
+        if "longest_edge" not in size or "shortest_edge" not in size or not 0 < least <= most:
+            raise ConfigError(
+                f"pixels {least} to {most} cannot be set; the image processor has "
+                f"{ {k: v for k, v in size.items() if v is not None} }. Give 0 < least <= most, and "
+                "only to a host whose processor has a pixel budget"
+            )
+        self.image_processor.size = {"shortest_edge": least, "longest_edge": most}
+
     def save(self, directory: Path | str) -> None:
         """Write model (safetensors), tokenizer and image processor, for `from_pretrained`."""
         for piece in (self.model, self.tokenizer, self.image_processor):

@@ -64,7 +64,7 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
     )
     if recipe.family == "cell_classifier":
         ((name, tower),) = encoders.items()
-        head = CellHead(width=tower.width, attributes=_attributes(recipe.objective))
+        head = CellHead(width=tower.width, attributes=build_attributes(recipe.objective))
         return CellClassifier(tower=tower, name=name, head=head, collator=collator)
     fusion = None
     if recipe.fusion is not None:
@@ -85,6 +85,8 @@ def build_host(choice: HostChoice, base: Path) -> Host:
         host = choice.scratch.build(world_corpus(sorted(WORLDS)))
     else:
         host = load_base_host(choice, base)
+    if choice.pixels is not None:
+        host.set_pixels(*choice.pixels)
     if choice.lora is not None:
         choice.lora.build(host)
     return host
@@ -186,7 +188,7 @@ def _build_head(recipe: Recipe, host: Host) -> CellHead:
     words = host.model.get_input_embeddings().weight
     return CellHead(
         width=host.width,
-        attributes=_attributes(recipe.objective),
+        attributes=build_attributes(recipe.objective),
         deviation=float(words.detach().std()),
     )
 
@@ -199,5 +201,6 @@ def _build_encoder(config: EncoderConfig, base: Path, control: str) -> Encoder:
     return NullEye(encoder) if control == "null_eye" else encoder
 
 
-def _attributes(objective: ObjectiveChoice) -> dict[str, int]:
+def build_attributes(objective: ObjectiveChoice) -> dict[str, int]:
+    """Return the number of classes of each attribute that a dense head scores, 0 included."""
     return {name: len(lookup(LABELS, name, "dense attribute")) + 1 for name in objective.cells}

@@ -33,6 +33,8 @@ class HostChoice(Config):
     """Type of the weights in memory."""
     attention: Attention = "sdpa"
     """Attention implementation of transformers."""
+    pixels: tuple[int, int] | None = None
+    """(least, most) pixels of a resized picture, for hosts that read pictures of any size."""
     lora: LoraAdapterConfig | None = None
     """Low-rank adapters on the language model, as the part `host_adapter`."""
 
