@@ -201,7 +201,8 @@ def read_report(
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Sample as a seed says inside the context; outside, the generators go on as before."""
-    with torch.random.fork_rng():
+    # Named one by one, because the library warns when it is to find several devices itself.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
 

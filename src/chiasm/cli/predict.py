@@ -1,0 +1,308 @@
+"""`chiasm predict`: ask a trained model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from chiasm.cli.loading import Device, load_on
+from chiasm.cli.output import Json, console, emit
+
+if TYPE_CHECKING:
+    from chiasm.inference.answers import Answer
+    from chiasm.inference.benchmark import Benchmark
+    from chiasm.inference.responding import Generation
+    from chiasm.recipes.build import Family
+
+DEFAULT_QUESTION = "What do you see?"
+
+
+Image = Annotated[Path | None, typer.Option(help="Image to ask about.")]
+Ask = Annotated[str | None, typer.Option("--ask", "--question", help="The question.")]
+Input = Annotated[
+    Path | None, typer.Option("--input", help="File of questions: JSONL, JSON or Parquet.")
+]
+Output = Annotated[
+    Path | None, typer.Option(help="Folder for predictions.jsonl and gate maps; made if needed.")
+]
+Compare = Annotated[
+    bool,
+    typer.Option(
+        "--compare-encoders",
+        "--compare_encoders",
+        help="Answer with the learned gate, with the host alone, with each encoder alone.",
+    ),
+]
+Time = Annotated[bool, typer.Option("--benchmark", help="Time each stage of one answer.")]
+Phrase = Annotated[
+    list[str] | None, typer.Option(help="Phrase to point at; may be given several times.")
+]
+Reconstruction = Annotated[
+    Path | None, typer.Option(help="The scene with the hidden object restored.")
+]
+Video = Annotated[Path | None, typer.Option(help="Video to watch.")]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens.")
+]
+Temperature = Annotated[
+    float, typer.Option(min=0.0, help="0 takes the likeliest token, above 0 samples.")
+]
+TopP = Annotated[float, typer.Option("--top-p", help="With sampling: share of probability kept.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the sampling.")]
+MediaRoot = Annotated[
+    Path | None, typer.Option(help="Folder that relative paths of --input start from.")
+]
+Format = Annotated[
+    str, typer.Option("--format", help="Form of --input: auto, messages, llava, vqa, ...")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Questions of --input a batch.")]
+SkipFaulty = Annotated[
+    bool, typer.Option("--skip-faulty", help="Answer the sound records, count the faulty ones.")
+]
+Repeats = Annotated[int, typer.Option(min=1, help="Runs that --benchmark counts.")]
+
+
+def predict(
+    run: Annotated[str, typer.Argument(help="A run directory, or the name of a shipped model.")],
+    image: Image = None,
+    ask: Ask = None,
+    file: Input = None,
+    output: Output = None,
+    compare_encoders: Compare = False,
+    benchmark: Time = False,
+    phrase: Phrase = None,
+    reconstruction: Reconstruction = None,
+    video: Video = None,
+    max_new_tokens: MaxNewTokens = 128,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    media_root: MediaRoot = None,
+    format: Format = "auto",
+    batch_size: BatchSize = 8,
+    skip_faulty: SkipFaulty = False,
+    repeats: Repeats = 5,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Ask a trained model about an image, or about a file of images.
+
+    Examples:
+        chiasm predict tiny-dual --image scene.png --ask "How many circles are there?"
+        chiasm predict runs/dual --image scene.png --ask "What shape?" --compare-encoders
+        chiasm predict runs/dual --input questions.jsonl --output answers
+        chiasm predict runs/dual --image scene.png --benchmark
+    """
+    shown = {"image": image, "reconstruction": reconstruction, "video": video}
+    special = {"--compare-encoders": compare_encoders, "--benchmark": benchmark}
+    _check_usage(file, shown, {"--ask": ask, "--phrase": phrase}, special, output)
+    from chiasm.cli.predict_file import predict_file
+    from chiasm.inference.responding import Generation, seeded
+
+    model = load_on(run, device)
+    generation = Generation(max_new_tokens, temperature, top_p)
+    if benchmark:
+        _benchmark(model, image, ask or DEFAULT_QUESTION, repeats, json)
+        return
+    with seeded(seed):
+        if file is not None:
+            predict_file(
+                model,
+                file,
+                output,
+                generation,
+                format=format,
+                media_root=media_root,
+                batch_size=batch_size,
+                skip_faulty=skip_faulty,
+                as_json=json,
+            )
+        elif compare_encoders:
+            _compare(model, image, ask or DEFAULT_QUESTION, max_new_tokens, json)
+        else:
+            _predict_one(run, model, shown, ask, phrase or [], generation, output, json)
+
+
+def _check_usage(
+    file: Path | None,
+    shown: dict[str, Path | None],
+    wanted: dict[str, Any],
+    special: dict[str, bool],
+    output: Path | None,
+) -> None:
+    """Check that the options given belong together.
+
+    Raises:
+        BadParameter: They do not (exit code 2).
+    """
+    options = {**{f"--{name}": value for name, value in shown.items()}, **wanted, **special}
+    given = [name for name, value in options.items() if value]
+    if file is not None and given:
+        raise typer.BadParameter(
+            f"a file brings its own images and questions; leave out {', '.join(given)}",
+            param_hint="--input",
+        )
+    chosen = [name for name, value in special.items() if value]
+    if chosen:
+        others = [name for name in given if name not in ("--image", "--ask", chosen[0])]
+        others += ["--output"] if output is not None else []
+        if others:
+            raise typer.BadParameter(
+                f"goes with --image and --ask; leave out {', '.join(others)}", param_hint=chosen[0]
+            )
+        if shown["image"] is None:
+            raise typer.BadParameter("needs --image FILE", param_hint=chosen[0])
+    elif file is None and given in ([], ["--image"]):
+        raise typer.BadParameter(
+            "give --ask TEXT (with --image FILE), or --input FILE.jsonl", param_hint="--ask"
+        )
+
+
+def _predict_one(
+    run: str,
+    model: "Family",
+    shown: dict[str, Path | None],
+    question: str | None,
+    phrases: list[str],
+    generation: "Generation",
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    from chiasm.inference.senses import check_sense
+    from chiasm.inference.session import Session
+
+    session = Session(model)
+    if phrases:
+        check_sense(model, "point")
+    session.set(**shown)
+    if question is None and not phrases and shown["video"] is None:
+        raise typer.BadParameter("give --ask TEXT as well", param_hint="--reconstruction")
+    document: dict[str, Any] = {"model": run}
+    answer = None
+    if question is not None:
+        answer = session.ask(question, **vars(generation))
+        document |= {"question": question, **answer.document()}
+    if phrases:
+        document["masks"] = [
+            {"phrase": mask.phrase, "score": mask.score, "rle": mask.rle}
+            for mask in session.point(phrases)
+        ]
+    if shown["video"] is not None and question is None:
+        document["segments"] = [vars(segment) for segment in session.watch()]
+    if output is not None:
+        document["files"] = _save(output, document, answer, shown["image"])
+    emit(document, as_json=as_json, render=lambda target: _show(document, answer, target))
+
+
+def _show(document: dict[str, Any], answer: "Answer | None", target: Console) -> None:
+    if answer is not None:
+        target.print(answer.text, markup=False, soft_wrap=True)
+        if answer.gate is not None:
+            target.print(f"gate: {_gate_words(answer)}", style="dim", markup=False, soft_wrap=True)
+        if answer.finish == "length":
+            console.print(
+                f"cut off after {answer.new_tokens} tokens; raise --max-new-tokens", markup=False
+            )
+    for mask in document.get("masks", ()):
+        size = " x ".join(map(str, mask["rle"]["size"]))
+        target.print(f"{mask['phrase']}: score {mask['score']:.3f}, mask of {size}", markup=False)
+    for segment in document.get("segments", ()):
+        target.print(
+            f"{segment['start']:.2f} s to {segment['end']:.2f} s: {segment['label']} "
+            f"({segment['score']:.3f})",
+            markup=False,
+        )
+    for path in document.get("files", ()):
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def _gate_words(answer: "Answer") -> str:
+    shares = ", ".join(f"{name} {share:.3f}" for name, share in (answer.gate or {}).items())
+    return f"{shares}; mostly {answer.dominant} (confidence {answer.confidence:.3f})"
+
+
+def _save(
+    folder: Path, document: dict[str, Any], answer: "Answer | None", image: Path | None
+) -> list[str]:
+    """Write the prediction, and for each stream its map over the image."""
+    from chiasm.cli.predict_file import PREDICTIONS, make_folder, write_predictions
+    from chiasm.inference.pictures import draw_map, read_picture
+
+    make_folder(folder)
+    name = "question" if image is None else image.name
+    files = [folder / PREDICTIONS]
+    write_predictions(files[0], [{"id": name, **document}])
+    if answer is not None and answer.report is not None and image is not None:
+        picture = read_picture(image)
+        for stream, rows in answer.report.images[0].maps.items():
+            files.append(folder / f"gate-{stream}.png")
+            draw_map(picture, rows, answer.views[0]).save(files[-1])
+    return [str(file) for file in files]
+
+
+def _compare(
+    model: "Family", image: Path | None, question: str, max_new_tokens: int, as_json: bool
+) -> None:
+    from chiasm.inference.session import Session
+
+    session = Session(model)
+    session.set(image=image)
+    answers = session.compare(question, max_new_tokens=max_new_tokens)
+    document = {
+        "question": question,
+        "settings": {name: answer.document(maps=False) for name, answer in answers.items()},
+    }
+
+    def render(target: Console) -> None:
+        table = Table("gate", "answer", title=escape(question))
+        streams = list(next(iter(answers.values())).gate or {})
+        for stream in streams:
+            table.add_column(stream, justify="right")
+        for name, answer in answers.items():
+            setting = "learned" if name == "learned" else f"{name} alone"
+            shares = [f"{(answer.gate or {})[stream]:.3f}" for stream in streams]
+            table.add_row(setting, escape(answer.text), *shares)
+        target.print(table)
+
+    emit(document, as_json=as_json, render=render)
+
+
+def _benchmark(
+    model: "Family", image: Path | None, question: str, repeats: int, as_json: bool
+) -> None:
+    from chiasm.inference.benchmark import benchmark
+
+    result = benchmark(model, image, question, repeats=repeats)
+    emit(result.document(), as_json=as_json, render=lambda target: _show_times(result, target))
+
+
+def _show_times(result: "Benchmark", target: Console) -> None:
+    height, width = result.image
+    table = Table(title=f"one answer on {result.device}, {result.dtype}")
+    for heading in ("stage", "median ms", "least", "most", "share"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    total = result.stages["total"].median
+    for stage, timing in result.stages.items():
+        table.add_row(
+            stage,
+            f"{timing.median:.2f}",
+            f"{timing.least:.2f}",
+            f"{timing.most:.2f}",
+            f"{timing.median / total:.0%}",
+            end_section=stage == "decode",
+        )
+    target.print(table)
+    target.print(
+        f"decoding: {result.tokens_per_second:.1f} tokens/s over {result.new_tokens} tokens"
+    )
+    if result.peak_memory is not None:
+        target.print(f"peak memory: {result.peak_memory / 2**20:.0f} MiB {result.memory_of}")
+    target.print(
+        f"image {width} x {height} pixels as {result.visual_tokens} tokens, prompt "
+        f"{result.prompt_tokens} tokens; {result.repeats} runs after {result.warm_up} for warm-up, "
+        f"{result.threads} CPU thread(s)",
+        style="dim",
+    )
