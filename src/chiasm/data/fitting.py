@@ -244,11 +244,9 @@ def _without_middle(sample: Sample, prompter: Prompter, excess: int) -> Sample |
         for position, part in enumerate(turn.parts):
             if turn.role == "assistant" or not isinstance(part, str):
                 continue
-            found = prompter.tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)[
-                "offset_mapping"
-            ]
+            found = prompter.token_spans(part)
             if len(found) > longest:
-                longest, place, spans = len(found), (index, position), list(found)
+                longest, place, spans = len(found), (index, position), found
     gap = len(prompter.tokenizer(GAP, add_special_tokens=False)["input_ids"])
     # One token stays at each end; removing no more than the gap adds would not get shorter.
     removed = min(excess + gap, longest - 2)

@@ -9,6 +9,7 @@ turn is not supervised.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from jinja2.exceptions import TemplateError
+from tokenizers import processors
 from torch import Tensor
 
 from chiasm.core.batch import IGNORE
@@ -99,6 +101,7 @@ class Prompter:
             token.content for token in tokenizer.added_tokens_decoder.values() if token.special
         }
         self._reserved = re.compile("|".join(map(re.escape, sorted(special, key=len)[::-1])))
+        self._encoder = _with_whole_offsets(tokenizer)
         self._opening = self._opening_ids()
         self._closes_turns = self._template_closes_turns()
 
@@ -108,6 +111,10 @@ class Prompter:
         pad = self.tokenizer.pad_token_id
         found = self.tokenizer.eos_token_id if pad is None else pad
         return 0 if found is None else int(found)
+
+    def token_spans(self, text: str) -> list[Span]:
+        """Return [start, stop) in a text for each of its tokens, blanks included."""
+        return self._encode_piece(text, 0)[1]
 
     def render(
         self, sample: Sample, token_counts: Sequence[int], add_generation_prompt: bool = False
@@ -233,7 +240,7 @@ class Prompter:
         return ids, spans
 
     def _encode_piece(self, text: str, offset: int) -> tuple[list[int], list[Span]]:
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self._encoder(text, add_special_tokens=False, return_offsets_mapping=True)
         spans = [(a + offset, b + offset) for a, b in encoded["offset_mapping"]]
         return list(encoded["input_ids"]), spans
 
@@ -293,6 +300,20 @@ class Prompter:
                 "no end-of-sequence token, so the model could never stop; set tokenizer.eos_token"
             )
         return int(self.tokenizer.eos_token_id)
+
+
+def _with_whole_offsets(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, or a copy of it that counts blanks to the tokens they are part of.
+
+    Some byte-level tokenizers leave blanks out of a token's offsets; then a token that reaches over
+    the border of an answer could not be seen. The trimming is a step after tokenization and changes
+    no id.
+    """
+    if "trim_offsets=True" not in str(tokenizer.backend_tokenizer.post_processor):
+        return tokenizer
+    whole = copy.deepcopy(tokenizer)
+    whole.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return whole
 
 
 def _asking(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:

@@ -201,7 +201,7 @@ def draw_cells(image: Image.Image, geometry: ImageGeometry) -> Image.Image:
 
 
 def _pieces(prompt: Prompt, prompter: Prompter) -> tuple[Piece, ...]:
-    """Group tokens of one kind; text between two tokens goes with the first of them."""
+    """Group neighbouring tokens of one kind."""
     kinds = ["given" if label == IGNORE else "supervised" for label in prompt.labels.tolist()]
     for index, (start, stop) in enumerate(prompt.image_spans):
         kinds[start:stop] = [f"image {index}"] * (stop - start)
@@ -219,8 +219,7 @@ def _pieces(prompt: Prompt, prompter: Prompter) -> tuple[Piece, ...]:
 
 
 def _text_piece(prompt: Prompt, prompter: Prompter, start: int, stop: int) -> Piece:
-    end = prompt.spans[stop][0] if stop < len(prompt) else len(prompt.text)
-    text = prompt.text[prompt.spans[start][0] : end]
+    text = prompt.text[prompt.spans[start][0] : prompt.spans[stop - 1][1]]
     # Tokens that the template did not write: before the text, or after it.
     added = [
         (index, int(prompt.input_ids[index]))

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from chiasm.core.errors import DataError, InputError
+from chiasm.core.samples import ImageSource
 from chiasm.data.check import Report, check
 from chiasm.data.collate import Collator
 from chiasm.data.dataset import load_dataset
+from chiasm.data.media import load_image
 from chiasm.data.prompts import Prompter
 from chiasm.data.world.write import make
 from chiasm.language.host import Host
@@ -165,9 +167,24 @@ def test_an_image_the_host_cannot_take_is_a_fault(tmp_path: Path, host: Host) ->
     assert len(report.lengths) == 2
 
 
-def test_an_image_named_many_times_is_reported_at_each_and_decoded_once(tmp_path: Path) -> None:
+def test_an_image_that_is_no_name_is_one_fault(tmp_path: Path) -> None:
+    path = write(tmp_path, [record("1", 7), record("2", "http://a/b.png")])  # type: ignore[arg-type]
+    assert found(check(path)) == [(1, "image_path"), (2, "image_path")]
+
+
+def test_an_image_named_many_times_is_reported_at_each_and_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+
+    def counting(source: ImageSource) -> Image.Image:
+        opened.append(source)
+        return load_image(source)
+
+    monkeypatch.setattr("chiasm.data.check.load_image", counting)
     path = write(tmp_path, [record("1", "gone.png"), record("2"), record("3", "gone.png")])
     report = check(path)
+    assert opened == [tmp_path / "gone.png", tmp_path / "good.png"]
     assert found(report) == [(1, "image_path"), (3, "image_path")]
     assert (report.images, report.distinct_images) == (3, 1)
 

@@ -324,3 +324,5 @@ def test_counts_of_loader_processes_reach_the_parent(host: Host) -> None:
     batches: Iterator[object] = iter(loader)
     assert len(list(batches)) == 2
     assert made.tally.totals()["dropped"] == 2
+    # A line a process: without a lock, two that share one could lose a count.
+    assert made.tally._counts.sum(1).nonzero().flatten().tolist() == [1, 2]

@@ -99,7 +99,8 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
 def as_messages(conversations: Any, image_path: Path | str | None) -> list[dict[str, Any]]:
     """Ask with the image after the words, and in capitals."""
     question, answer = (turn["content"] for turn in conversations)
-    parts = [{"type": "text", "text": question.upper()}, {"type": "image", "image": image_path}]
+    image = {"type": "image", "image": str(image_path)}
+    parts = [{"type": "text", "text": question.upper()}, image]
     return [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]
 
 
@@ -131,6 +132,16 @@ def test_conversations_formatted_by_a_function_or_a_subclass(
     assert by_function[0].images == by_subclass[0].images == (tmp_path / "q1.png",)
     assert by_function[0].group == by_subclass[0].group == "g"
     assert by_function[0].identifier == by_subclass[0].identifier == "1"
+
+
+def test_a_path_given_back_as_a_path_is_taken_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [record(1)])
+
+    def with_path(conversations: Any, image_path: Path | str | None) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": [{"type": "image", "image": image_path}]}]
+
+    dataset = load_dataset(path, format_conversations=with_path)
+    assert dataset[0].images == (tmp_path / "1.png",)
 
 
 def test_a_formatting_function_that_fails_names_the_record(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_training_begins_with_what_inference_sees(
     assert torch.equal(whole.input_ids[: len(first)], first.input_ids)
 
 
-def merging_tokenizer(template: str) -> PreTrainedTokenizerFast:
+def merging_tokenizer(template: str, trim: bool = False) -> PreTrainedTokenizerFast:
     """Bytes, and merges that reach over the border of an answer: line breaks and blanks."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     newline, blank = "Ċ", "Ġ"
@@ -179,6 +179,7 @@ def merging_tokenizer(template: str) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -192,6 +193,19 @@ MERGING = {
     "qwen": Prompter(merging_tokenizer(QWEN_TEMPLATE), IMAGE),
     "bare": Prompter(merging_tokenizer(BARE), "<image>"),
 }
+
+
+@pytest.mark.parametrize("template", [QWEN_TEMPLATE, BARE], ids=["qwen", "bare"])
+def test_offsets_without_blanks_change_nothing(template: str) -> None:
+    image = IMAGE if template == QWEN_TEMPLATE else "<image>"
+    sample = dialogue("What? ", " a  b a", " And ", "  Blue  a. ", images=1)
+    whole, trimmed = (
+        Prompter(merging_tokenizer(template, trim), image).render(sample, [3])
+        for trim in (False, True)
+    )
+    assert torch.equal(whole.input_ids, trimmed.input_ids)
+    assert torch.equal(whole.labels, trimmed.labels)
+    assert whole.spans == trimmed.spans
 
 
 def test_a_token_over_the_border_of_an_answer_is_cut_there() -> None:
