@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from chiasm.cli.asking import load_answerer
 from chiasm.cli.output import Json, console, emit
 from chiasm.core.errors import InputError, UnknownNameError
 
@@ -54,11 +55,10 @@ def quickstart(
 def _dual(output: Path, seed: int) -> dict[str, Any]:
     from chiasm.data.dataset import load_dataset
     from chiasm.data.world import write
-    from chiasm.evaluation.answering import ModelAnswerer
     from chiasm.evaluation.gate_analysis import analyse
     from chiasm.evaluation.html import save_analysis
     from chiasm.evaluation.runner import evaluate
-    from chiasm.recipes.loading import load_recipe, load_run
+    from chiasm.recipes.loading import load_recipe
     from chiasm.recipes.running import prepare, run
 
     clock = _Clock()
@@ -81,14 +81,12 @@ def _dual(output: Path, seed: int) -> dict[str, Any]:
     training = list(load_dataset(world / "train.jsonl"))
     samples = list(load_dataset(world / "test.jsonl"))
     reports = {
-        name: evaluate(
-            ModelAnswerer(load_run(place), name), samples, "answers", train_samples=training
-        )
+        name: evaluate(load_answerer(place), samples, "answers", train_samples=training)
         for name, place in (("tiny-host", "tiny-host"), ("with the second eye", str(folder)))
     }
     clock.lap("evaluation")
     console.print("4/4  looking into the gate")
-    analysis = analyse(ModelAnswerer(load_run(folder), str(folder)), samples, data=WORLD)
+    analysis = analyse(load_answerer(str(folder)), samples, data=WORLD)
     page, numbers = save_analysis(analysis, output / "report", seed)
     clock.lap("analysis")
     return {

@@ -70,7 +70,8 @@ class NullEye(nn.Module):
         Raises:
             InputError: An image has no other of its size, now or before.
         """
-        return self.encoder.encode(self._exchange(images), geometries)  # type: ignore[no-any-return]
+        tokens: VisualTokens = self.encoder.encode(self._exchange(images), geometries)
+        return tokens
 
     def _exchange(self, images: Sequence[Tensor]) -> list[Tensor]:
         groups: dict[tuple[int, ...], list[int]] = {}

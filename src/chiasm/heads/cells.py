@@ -32,17 +32,11 @@ class CellHead(nn.Module):
     Args:
         width: Width of the tokens.
         attributes: Number of classes of each attribute by name.
-        deviation: Standard deviation that tokens should have. With it, tokens are divided by it in
-            place of the layer norm, which would not mind their size: a tower trained under this
-            head comes to write tokens of about that size, for example that of the word embeddings
-            of the language model that will read them.
     """
 
-    def __init__(
-        self, *, width: int, attributes: Mapping[str, int], deviation: float | None = None
-    ) -> None:
+    def __init__(self, *, width: int, attributes: Mapping[str, int]) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width) if deviation is None else _Scale(1 / deviation)
+        self.norm = nn.LayerNorm(width)
         self.classifiers = nn.ModuleDict(
             {name: nn.Linear(width, classes) for name, classes in attributes.items()}
         )
@@ -62,23 +56,17 @@ class CellHead(nn.Module):
         """
         normed = self.norm(tokens.features.float())
         return {
-            f"cells.{name}": _to_grids(classifier(normed), tokens)
+            f"cells.{name}": to_grids(classifier(normed), tokens)
             for name, classifier in self.classifiers.items()
         }
 
 
-class _Scale(nn.Module):
-    """Multiplies by a constant."""
+def to_grids(scores: Tensor, tokens: VisualTokens) -> Tensor:
+    """Lay scores float (I, N, classes) on the grids of their images; see `CellHead.predict`.
 
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features * self.factor
-
-
-def _to_grids(scores: Tensor, tokens: VisualTokens) -> Tensor:
+    Raises:
+        GeometryError: Tokens were compressed, so that cells have no token of their own.
+    """
     counts = tokens.mask.sum(1).tolist()
     cells = [geometry.count for geometry in tokens.geometries]
     if counts != cells:

@@ -117,9 +117,8 @@ class Host(nn.Module):
         size = dict(self.image_processor.size)
         if "longest_edge" not in size or "shortest_edge" not in size or not 0 < least <= most:
             raise ConfigError(
-                f"pixels {least} to {most} cannot be set; the image processor has "
-                f"{ {k: v for k, v in size.items() if v is not None} }. Give 0 < least <= most, and "
-                "only to a host whose processor has a pixel budget"
+                f"pixels {least} to {most} cannot be set; the image processor has the size {size}. "
+                "Give 0 < least <= most, and only to a host whose processor has a pixel budget"
             )
         self.image_processor.size = {"shortest_edge": least, "longest_edge": most}
 

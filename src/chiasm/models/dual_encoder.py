@@ -16,7 +16,7 @@ from chiasm.data.chat import read_messages
 from chiasm.data.collate import Collator
 from chiasm.encoders.protocol import Encoder, as_modules
 from chiasm.fusion.gated import GatedFusion
-from chiasm.heads.cells import CellHead
+from chiasm.heads.words import WordHead
 from chiasm.language.host import Host
 from chiasm.language.splice import Spliced
 from chiasm.models.gate_report import GateReport, compare_streams, gated, read_gate
@@ -56,7 +56,7 @@ class DualEncoder(nn.Module):
         encoders: Mapping[str, Encoder],
         fusion: Fusion | None,
         collator: Collator,
-        head: CellHead | None = None,
+        head: WordHead | None = None,
     ) -> None:
         super().__init__()
         if bool(encoders) != (fusion is not None):

@@ -19,6 +19,7 @@ from chiasm.encoders import EncoderConfig
 from chiasm.encoders.null import NullEye
 from chiasm.encoders.protocol import Encoder
 from chiasm.heads.cells import CellHead
+from chiasm.heads.words import WordHead
 from chiasm.language.host import Host
 from chiasm.models.cell_classifier import CellClassifier
 from chiasm.models.dual_encoder import DualEncoder
@@ -184,13 +185,21 @@ def _stage_settings(
     return StageSettings(steps=steps, train=stage_parts(recipe, stage, model.parts), **own)
 
 
-def _build_head(recipe: Recipe, host: Host) -> CellHead:
-    words = host.model.get_input_embeddings().weight
-    return CellHead(
+def _build_head(recipe: Recipe, host: Host) -> WordHead:
+    words = {
+        name: [_spellings(host, word) for word in lookup(LABELS, name, "dense attribute")]
+        for name in recipe.objective.cells
+    }
+    return WordHead(
         width=host.width,
-        attributes=build_attributes(recipe.objective),
-        deviation=float(words.detach().std()),
+        words=words,
+        embeddings=lambda: host.model.get_input_embeddings().weight,
     )
+
+
+def _spellings(host: Host, word: str) -> list[int]:
+    """Return the token ids of a word at the start of a text and inside it."""
+    return [token for text in (word, f" {word}") for token in host.tokenizer(text)["input_ids"]]
 
 
 def _build_encoder(config: EncoderConfig, base: Path, control: str) -> Encoder:

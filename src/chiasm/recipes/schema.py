@@ -220,7 +220,8 @@ class Recipe(Config):
     fusion: FusionConfig | None = None
     """The fusion with its `kind`; needed exactly when there are encoders."""
     dense_head: bool = False
-    """Whether a dense head of the world's attributes sits on the host's own visual tokens."""
+    """Whether the host's own visual tokens are also taught, cell by cell, the words of what they
+    show; the attributes are those of `objective.cells`."""
     control: Literal["none", "null_eye"] = "none"
     """`null_eye` gives each image the extra encoders' view of another image: the same parameters
     and the same compute without the information, as a control."""

@@ -3,7 +3,8 @@
 - `id`: text or whole number, unique in the file; by default FILE:LINE.
 - `group`: a label for grouped reports.
 - `answers`: accepted answers: a text, a list of texts, or one list of texts an assistant turn.
-- `kind`: the question kind, or `kinds`: one for each assistant turn. `split`: the split the record belongs to.
+- `kind`: the question kind, or `kinds`: one for each assistant turn.
+- `split`: the split the record belongs to.
 - `boxes`: XYXY in original pixels: a list of boxes, or one such list an image.
 - `cells`: by name, labels (rows x columns of whole numbers), or one such table an image.
 

@@ -1,0 +1,216 @@
+"""The sizes of a recipe's model, from configurations alone: no weights are read or held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    CLIPImageProcessor,
+    Qwen2VLImageProcessor,
+)
+
+from chiasm.core.config import lookup
+from chiasm.core.errors import CheckpointError, ChiasmError, InputError
+from chiasm.core.protocols import ImagePreparer
+from chiasm.data.prompts import Prompter
+from chiasm.encoders import EncoderConfig
+from chiasm.encoders.image import TransformersEncoderConfig
+from chiasm.encoders.loading import build_tower
+from chiasm.heads.cells import CellHead
+from chiasm.heads.words import background_classifiers
+from chiasm.language.hosts import HOSTS
+from chiasm.language.loading import load_image_processor, load_tokenizer
+from chiasm.recipes.build import DTYPES, build_attributes, build_host
+from chiasm.recipes.places import encoder_folder, host_folder
+from chiasm.recipes.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Tower:
+    """An extra encoder without weights.
+
+    Attributes:
+        module: The tower, on the meta device.
+        width: Width of a token that leaves it.
+        patches: Patches it reads for each cell of the host.
+    """
+
+    module: nn.Module
+    width: int
+    patches: int
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model without weights.
+
+    Attributes:
+        parts: The parts by name as the model itself has them, on the meta device; `host_adapter`
+            is not among them.
+        towers: The extra encoders by name.
+        targets: Linear layers of the decoder by dotted name, for low-rank adapters.
+        vocabulary: Scores for each supervised token.
+        preparer: The host's image preparer.
+        prompter: Renders conversations; None where the host's tokenizer is not at hand.
+        notes: What had to be assumed.
+    """
+
+    parts: Mapping[str, nn.Module]
+    towers: Mapping[str, Tower]
+    targets: Mapping[str, nn.Linear]
+    vocabulary: int
+    preparer: ImagePreparer
+    prompter: Prompter | None
+    notes: tuple[str, ...]
+
+
+def outline_recipe(recipe: Recipe, base: Path) -> Outline:
+    """Build a recipe's model without weights.
+
+    A checkpoint directory needs its `config.json` only. A host from scratch is small and is built.
+
+    Args:
+        recipe: The recipe.
+        base: Folder that relative paths start from.
+
+    Raises:
+        CheckpointError: A configuration cannot be read.
+        InputError: An encoder is of a kind whose size only its weights tell.
+    """
+    notes: list[str] = []
+    host = _host(recipe, base, notes)
+    model, adapter = host.model, host.adapter
+    towers = {name: _tower(name, config, base) for name, config in recipe.encoders.items()}
+    if recipe.family == "cell_classifier":
+        ((_, tower),) = towers.items()
+        head = CellHead(width=tower.width, attributes=build_attributes(recipe.objective))
+        parts: dict[str, nn.Module] = {"tower": tower.module, "head": head}
+        return Outline(parts, towers, {}, 0, host.preparer, host.prompter, tuple(notes))
+    config = model.config.get_text_config()
+    parts = {f"host_{name}": part for name, part in adapter.parts(model).items()}
+    parts |= {f"encoder.{name}": tower.module for name, tower in towers.items()}
+    if recipe.fusion is not None:
+        widths = {name: tower.width for name, tower in towers.items()}
+        fusion = recipe.fusion.build(host_width=config.hidden_size, encoder_widths=widths)
+        parts |= _fusion_parts(recipe, fusion)
+    if recipe.dense_head:
+        parts["head"] = background_classifiers(config.hidden_size, tuple(recipe.objective.cells))
+    decoder = model.get_submodule(adapter.decoder_name)
+    targets = {n: m for n, m in decoder.named_modules() if isinstance(m, nn.Linear)}
+    return Outline(
+        parts, towers, targets, config.vocab_size, host.preparer, host.prompter, tuple(notes)
+    )
+
+
+def _fusion_parts(recipe: Recipe, fusion: Any) -> dict[str, nn.Module]:
+    """Cut a fusion as the dual encoder does: a gated one in pieces, any other whole."""
+    if recipe.to_plain()["fusion"]["kind"] != "gated":
+        return {"fusion": fusion}
+    return {f"fusion.{name}": piece for name, piece in fusion.named_children()}
+
+
+@dataclass(frozen=True)
+class _HostOutline:
+    model: Any
+    adapter: Any
+    preparer: ImagePreparer
+    prompter: Prompter | None
+
+
+def _host(recipe: Recipe, base: Path, notes: list[str]) -> _HostOutline:
+    choice = recipe.host.model_copy(update={"lora": None})
+    if choice.scratch is not None:
+        host = build_host(choice, base)
+        prompter = Prompter(host.tokenizer, host.image_token)
+        return _HostOutline(host.model, host.adapter, host.preparer, prompter)
+    folder, _ = host_folder(choice.path or "", base)
+    try:
+        config = AutoConfig.from_pretrained(str(folder), revision=choice.revision)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"no config.json of the host {choice.path!r} can be read ({_first(error)}); a plan "
+            "needs no weights, but that file: give a directory that holds it as host.path"
+        ) from error
+    adapter = lookup(HOSTS, config.model_type, "host model type")
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=DTYPES[choice.dtype])
+    try:
+        processor = load_image_processor(str(folder), revision=choice.revision)
+    except CheckpointError:
+        notes.append(
+            f"{choice.path} brings no preprocessor_config.json: image sizes are limited as the "
+            "library's defaults say"
+        )
+        processor = _usual_processor(config)
+    prompter: Prompter | None = None
+    try:
+        tokenizer = load_tokenizer(str(folder), revision=choice.revision)
+        token = tokenizer.convert_ids_to_tokens(adapter.image_token_id(config))
+        prompter = Prompter(tokenizer, token)
+    except ChiasmError:
+        notes.append(f"{choice.path} brings no tokenizer: lengths of texts are assumed")
+    return _HostOutline(model, adapter, adapter.preparer(config, processor), prompter)
+
+
+def _usual_processor(config: Any) -> Any:
+    vision = config.vision_config
+    if config.model_type == "llava":
+        side = vision.image_size
+        return CLIPImageProcessor(
+            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+        )
+    return Qwen2VLImageProcessor(
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+    )
+
+
+def _tower(name: str, config: EncoderConfig, base: Path) -> Tower:
+    if not isinstance(config, TransformersEncoderConfig):
+        raise InputError(
+            f"encoder {name!r} is of a kind whose size only its weights tell; plan with one of "
+            "transformers (`kind: dinov2`, `siglip`, ...)"
+        )
+    if config.path is not None:
+        folder = encoder_folder(config.path, base)
+        architecture = _architecture(name, config, str(folder))
+    else:
+        architecture = dict(config.architecture or {})
+    with torch.device("meta"):
+        loaded = build_tower(config.family, architecture, torch.float32)
+    blocks = loaded.model.get_submodule(loaded.tower.layers)
+    assert isinstance(blocks, nn.ModuleList)
+    if config.layer < -1:
+        keep = len(blocks) + 1 + config.layer
+        loaded.model.set_submodule(loaded.tower.layers, blocks[:keep])
+        if loaded.tower.norm:
+            loaded.model.set_submodule(loaded.tower.norm, nn.Identity())
+    patches = config.oversample**2
+    hidden: int = loaded.model.config.hidden_size  # type: ignore[union-attr, assignment]
+    return Tower(loaded.model, hidden * (patches if config.pooling == "unshuffle" else 1), patches)
+
+
+def _architecture(name: str, config: TransformersEncoderConfig, folder: str) -> dict[str, Any]:
+    """Return the values of a checkpoint's tower as `build_tower` takes them."""
+    try:
+        found = AutoConfig.from_pretrained(folder, revision=config.revision)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"no config.json of the encoder {name!r} can be read from {config.path!r} "
+            f"({_first(error)}); give a directory that holds it as encoders.{name}.path"
+        ) from error
+    tower = lookup(config.family.towers, found.model_type, f"model_type of encoder {name}")
+    values = found if isinstance(found, tower.config) else found.vision_config
+    return {**values.to_dict(), "model_type": found.model_type}
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
