@@ -31,8 +31,8 @@ class AuditRow:
         gradient: Names of those that got a gradient that is not all zero; None where gradients
             cannot be seen.
         zero: Names of those that got a gradient, but all zero so far.
-        moved: Whether any weight differs from before the first step; in a frozen part, also any
-            buffer.
+        moved: How many weights (tensors) differ from before the first step; in a frozen part,
+            buffers count too.
     """
 
     part: str
@@ -42,7 +42,7 @@ class AuditRow:
     grouped: int
     gradient: list[str] | None = field(default_factory=list)
     zero: list[str] = field(default_factory=list)
-    moved: bool = False
+    moved: int = 0
 
     def fault(self) -> str:
         """What is wrong with the part for good; empty when nothing is."""
@@ -69,7 +69,7 @@ class AuditRow:
             return "no gradient reaches it"
         if not self.moved:
             return (
-                "it has a gradient but its weights did not change; the learning rate is too small "
+                "it has a gradient but none of its weights changed; the learning rate is too small "
                 "for their type"
             )
         return ""
@@ -166,7 +166,7 @@ class Audit:
         return [head] + [
             f"{row.part:<24} {_yes(row.declared):<9} {row.enabled}/{row.parameters:<7} "
             f"{'unseen' if row.gradient is None else len(row.gradient)!s:<9} {len(row.zero):<5} "
-            f"{_yes(row.moved)}"
+            f"{row.moved}"
             for row in self.rows.values()
         ]
 
@@ -193,7 +193,7 @@ class Audit:
             # must rest in one that is frozen.
             own = [name for name in now if name.startswith(f"{part}/")]
             watched = [name for name in own if name in weights or not row.declared]
-            row.moved = any(now[name] != self.baseline[name] for name in watched)
+            row.moved = sum(now[name] != self.baseline[name] for name in watched)
 
     def _fail(self, faults: Iterable[str]) -> None:
         listed = "\n".join(f"  - {fault}" for fault in faults)

@@ -118,7 +118,7 @@ class Trainer:
         self.metrics: Mapping[str, float] = {}
         self.loss: float | None = None
         self._console = console
-        self._entered = False
+        self._begun, self._entered = False, False
         self._batches: Iterator[Batch] | None = None
         self._reporter: Reporter | None = None
         self.files = RunFiles(self, output, describe or {})
@@ -134,17 +134,27 @@ class Trainer:
             AuditError: What was declared to train and what happened disagree.
             TrainingError: The objective or the processes contradict themselves.
         """
-        self._begin()
+        reporter = self._begin()
         end = None if steps is None else self.state.step + steps
+        interrupted = False
         try:
-            with self.reporter.progress, CaughtSignals() as signals:
-                while not self.finished and self.state.step != end:
-                    if self._step(signals):
-                        return self._end(interrupted=True)
+            with reporter.progress, CaughtSignals() as signals:
+                while not (self.finished or interrupted or self.state.step == end):
+                    interrupted = self._step(signals)
+            if interrupted:
+                reporter.say(f"a signal ended the run after step {self.state.step}; resume goes on")
         except ChiasmError as error:
-            self.reporter.log([f"{type(error).__name__}: {error}"])
+            reporter.log([f"{type(error).__name__}: {error}"])
             raise
-        return self._end(interrupted=False)
+        finally:
+            reporter.records.close()
+            self._reporter = None
+            if self.finished or interrupted:
+                # Ends the reading processes.
+                self._batches = None
+        return self.state.report(
+            finished=self.finished, interrupted=interrupted, loss=self.loss, metrics=self.metrics
+        )
 
     def _step(self, signals: CaughtSignals) -> bool:
         """Do one optimizer step and all that belongs to it; return whether a signal asks to end."""
@@ -222,23 +232,23 @@ class Trainer:
         self.state.trainable = sorted(change_parts(self.trainable, parts, self.model.parts))
         self.audit, self._entered = None, False
 
-    def _begin(self) -> None:
-        if self._reporter is not None:
-            return
-        self._reporter = Reporter(
+    def _begin(self) -> Reporter:
+        reporter = self._reporter = Reporter(
             self.files.output,
             self.plan.total,
             self.state.step,
             self.processes.is_main,
             self._console,
         )
-        if not self.files.restore_generators():
+        if not (self._begun or self.files.restore_generators()):
             seed_generators(self.settings.seed, self.processes.rank)
-        resumed = f", resumed at step {self.state.step}" if self.state.step else ""
-        self.reporter.say(
+        self._begun = True
+        since = f", going on from step {self.state.step}" if self.state.step else ""
+        reporter.say(
             f"{self.plan.total} steps in {len(self.plan)} stage(s) on {self.processes.count} "
-            f"process(es), {self.processes.device.type}, {self.settings.precision}{resumed}"
+            f"process(es), {self.processes.device.type}, {self.settings.precision}{since}"
         )
+        return reporter
 
     def _enter_stage(self) -> None:
         """Freeze and thaw, wrap for several processes, show the table, start the audit."""
@@ -380,16 +390,3 @@ class Trainer:
         patience = self.settings.patience
         stale = patience is not None and self.state.stale >= patience
         return stale or self.state.stage_step >= self.plan.totals[self.state.stage]
-
-    def _end(self, interrupted: bool) -> TrainingReport:
-        state = self.state
-        if interrupted:
-            self.reporter.say(f"a signal ended the run after step {state.step}; resume goes on")
-        report = state.report(
-            finished=self.finished, interrupted=interrupted, loss=self.loss, metrics=self.metrics
-        )
-        self.reporter.records.sync()
-        if self.finished or interrupted:
-            self.reporter.records.close()
-            self._reporter, self._batches = None, None
-        return report

@@ -51,6 +51,9 @@ def build_accelerator(settings: TrainingSettings) -> Accelerator:
         raise ConfigError(
             f"precision {settings.precision!r} is not possible here: {error}. Use fp32 or bf16"
         ) from None
+    if settings.precision == "fp16" and accelerator.device.type == "cpu":
+        # Accelerate would say nothing and train in float32.
+        raise ConfigError("precision 'fp16' is not possible on a CPU; use fp32 or bf16")
     if accelerator.num_processes != launched:
         raise ConfigError(
             f"the launcher started {launched} processes, but they see {accelerator.num_processes}; "
