@@ -128,8 +128,8 @@ def _host(recipe: Recipe, base: Path, notes: list[str]) -> _HostOutline:
     choice = recipe.host.model_copy(update={"lora": None})
     if choice.scratch is not None:
         host = build_host(choice, base)
-        prompter = Prompter(host.tokenizer, host.image_token)
-        return _HostOutline(host.model, host.adapter, host.preparer, prompter)
+        own = Prompter(host.tokenizer, host.image_token)
+        return _HostOutline(host.model, host.adapter, host.preparer, own)
     folder, _ = host_folder(choice.path or "", base)
     try:
         config = AutoConfig.from_pretrained(str(folder), revision=choice.revision)

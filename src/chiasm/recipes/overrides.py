@@ -50,8 +50,8 @@ def _assign(values: dict[str, Any], steps: Sequence[str], value: Any) -> str | N
             return f"{done} is {place!r}, a plain value with nothing inside"
         if depth == len(steps) - 1:
             place[key] = value
-        elif isinstance(place, dict) and place.get(key) is None:
-            place = place[key] = {}
         else:
+            if isinstance(place, dict) and place.get(key) is None:
+                place[key] = {}
             place = place[key]
     return None

@@ -1,0 +1,132 @@
+"""Token counts of a recipe's data, and activations counted on the model where it is small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from chiasm.core.errors import ChiasmError
+from chiasm.core.protocols import PreparedImages
+from chiasm.core.samples import Sample
+from chiasm.data.collate import Collator
+from chiasm.recipes.activations import SavedBytes, line_through
+from chiasm.recipes.build import build_model, build_objective, stage_parts
+from chiasm.recipes.outline import Outline
+from chiasm.recipes.plan import Tokens, list_parts
+from chiasm.recipes.schema import Recipe, Stage
+from chiasm.recipes.sources import build_mixture
+from chiasm.training.freezing import freeze_all_but, match_parts
+
+LOOKED_AT = 16
+"""Samples whose longest stands for the data."""
+
+SMALL = 30_000_000
+"""Most parameters of a model that is run to count its activations."""
+
+ASSUMED_IMAGE = (720, 1280)
+ASSUMED_TEXT, ASSUMED_SUPERVISED = 256, 64
+
+
+def assume_tokens(
+    outline: Outline, image: tuple[int, int] = ASSUMED_IMAGE, text: int = ASSUMED_TEXT
+) -> Tokens:
+    """Return the tokens of one image and an assumed text.
+
+    Args:
+        outline: Whose image preparer counts the image's tokens.
+        image: (height, width) of the image in pixels.
+        text: Tokens of text.
+    """
+    height, width = image
+    prepared = outline.preparer.prepare([Image.new("RGB", (width, height))])
+    cells = sum(prepared.token_counts)
+    return Tokens(
+        text=cells + text,
+        supervised=min(text, ASSUMED_SUPERVISED),
+        cells=cells,
+        patches=_patches(prepared),
+        source=f"one image of {width} x {height} and {text} tokens of text a sample",
+        certainty="assumed",
+    )
+
+
+def count_tokens(recipe: Recipe, outline: Outline, base: Path) -> Tokens:
+    """Return the tokens of the longest of the first samples of a recipe's training data.
+
+    Raises:
+        ChiasmError: The data cannot be read, or the host has no tokenizer here.
+    """
+    samples = [
+        sample
+        for stage in recipe.training.stages
+        for sample in _first_samples(recipe, stage, outline, base)
+    ]
+    if outline.prompter is None:
+        raise ChiasmError("the host's tokenizer is not at hand, which counts the tokens of texts")
+    collator = Collator(
+        outline.prompter,
+        outline.preparer,
+        max_length=recipe.data.max_length,
+        over_long=recipe.data.over_long,
+        dense=False,
+    )
+    batches = [collator.collate([sample]) for sample in samples]
+    return Tokens(
+        text=max(batch.input_ids.shape[1] for batch in batches),
+        supervised=max(batch.supervised_tokens for batch in batches),
+        cells=max(sum(geometry.count for geometry in batch.geometries) for batch in batches),
+        patches=max(
+            _patches(PreparedImages(batch.host_images, batch.geometries, ())) for batch in batches
+        ),
+        source=f"the longest of the first {LOOKED_AT} samples of each stage",
+        certainty="exact",
+    )
+
+
+def measure_activations(recipe: Recipe, outline: Outline, base: Path) -> dict[str, int] | None:
+    """Count what each stage's forward pass keeps, on batches of one and two samples.
+
+    Both points lie on a line in the tokens of the batch, which is followed to the recipe's batch
+    size.
+
+    Returns:
+        Bytes by stage, scores included. None where the count would not be the peak: for a model of
+        more than `SMALL` parameters, arithmetic other than float32, or layers that are recomputed.
+
+    Raises:
+        ChiasmError: Weights or data cannot be read.
+    """
+    size = sum(part.parameters for part in list_parts(recipe, outline))
+    training = recipe.training
+    if size > SMALL or training.gradient_checkpointing or training.precision != "fp32":
+        return None
+    model = build_model(recipe, base)
+    objective = build_objective(recipe.objective)
+    found = {}
+    for stage in training.stages:
+        samples = _first_samples(recipe, stage, outline, base)
+        freeze_all_but(model, match_parts(stage_parts(recipe, stage, model.parts), model.parts))
+        points = {}
+        for count in (1, 2):
+            batch = model.collator((samples * 2)[:count])
+            saved = SavedBytes(model)
+            with saved.counting():
+                objective.score(model(batch), batch)
+            points[batch.input_ids.numel()] = saved.total
+        start, slope = line_through(points)
+        longest = max(model.collator([sample]).input_ids.shape[1] for sample in samples)
+        found[stage.name] = round(start + slope * longest * training.batch_size)
+    return found
+
+
+def _first_samples(recipe: Recipe, stage: Stage, outline: Outline, base: Path) -> list[Sample]:
+    mixture = build_mixture(stage.data or recipe.data.train, outline.preparer, base, recipe.seed)
+    return [mixture.sample_at(index) for index in range(min(LOOKED_AT, len(mixture)))]
+
+
+def _patches(prepared: PreparedImages) -> int:
+    """Return how many patches the host's tower reads."""
+    if "image_grid_thw" in prepared.tensors:
+        return int(prepared.tensors["image_grid_thw"].prod(-1).sum())
+    return sum(geometry.count for geometry in prepared.geometries)
