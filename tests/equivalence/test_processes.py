@@ -112,7 +112,7 @@ def test_a_resumed_run_of_two_processes_is_the_same(tmp_path: Path) -> None:
         name = f"checkpoints/step-9/generators-{rank}.safetensors"
         found, wanted = load_file(cut / name), load_file(straight / name)
         assert all(torch.equal(found[key], wanted[key]) for key in wanted)
-    name = "checkpoints/step-9/training.safetensors"
+    name = "checkpoints/step-9/optimizer-0.safetensors"
     found, wanted = load_file(cut / name), load_file(straight / name)
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 

@@ -56,6 +56,7 @@ def assert_same_run(output: Path, expected: Path) -> None:
         "receipt.safetensors",
         f"{last}/model.safetensors",
         f"{last}/training.safetensors",
+        f"{last}/optimizer-0.safetensors",
         f"{last}/generators-0.safetensors",
     ):
         found, wanted = load_file(output / name), load_file(expected / name)

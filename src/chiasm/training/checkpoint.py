@@ -4,8 +4,8 @@ A folder `checkpoints/step-N` holds
 
 - `model.safetensors`, `host.json`, `receipt.safetensors`: a model that loads like a run directory,
   with the averaged weights where an average is kept,
-- `training.safetensors`: the optimizer's state and, where an average is kept, the averages and the
-  weights themselves,
+- `training.safetensors`: where an average is kept, the averages and the weights themselves,
+- `optimizer-R.safetensors`: the optimizer's state, for each process R that holds a share of it,
 - `generators-R.safetensors`: the random generators of process R,
 - `state.json`: progress, audit, scaler, and what the run was asked to do.
 
@@ -18,7 +18,6 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from chiasm.training.durable import (
     point,
     pointed,
     remove_partial,
-    writing_folder,
 )
 
 FREE_TO_CHANGE = frozenset({"keep", "log_every", "workers", "checkpoint_every", "check_gradients"})
@@ -61,10 +59,6 @@ class CheckpointStore:
     def path(self, step: int) -> Path:
         """Folder of the checkpoint of a step."""
         return self.folder / f"step-{step}"
-
-    def writing(self, step: int) -> AbstractContextManager[Path]:
-        """Give a folder to write a checkpoint into; it counts once the block ends."""
-        return writing_folder(self.path(step))
 
     def mark(self, name: str, step: int) -> None:
         """Let `last` or `best` stand for a step."""

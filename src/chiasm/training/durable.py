@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ PARTIAL = ".partial-"
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    partial = path.with_name(PARTIAL + path.name)
+    partial = partial_path(path)
     partial.write_text(text, encoding="utf-8")
     _finish(partial, path)
 
@@ -36,7 +35,7 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file whole or not at all."""
-    partial = path.with_name(PARTIAL + path.name)
+    partial = partial_path(path)
     plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     save_file(plain, partial, metadata=dict(metadata or {}))
     _finish(partial, path)
@@ -44,28 +43,37 @@ def write_tensors(
 
 def copy_file(source: Path, path: Path) -> None:
     """Copy a file whole or not at all."""
-    partial = path.with_name(PARTIAL + path.name)
+    partial = partial_path(path)
     shutil.copyfile(source, partial)
     _finish(partial, path)
 
 
-@contextmanager
-def writing_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to write into; it gets its name when the block ends without an error.
+def start_folder(path: Path) -> Path:
+    """Make the folder that will be `path` once `finish_folder` is called; return it.
 
     Raises:
         CheckpointError: A folder of that name is already there.
     """
     if path.exists():
         raise CheckpointError(f"{path} is already there; delete it or write elsewhere")
-    partial = path.with_name(PARTIAL + path.name)
+    partial = partial_path(path)
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    yield partial
+    return partial
+
+
+def finish_folder(path: Path) -> None:
+    """Give a folder of `start_folder`, with all that is in it now, its name."""
+    partial = partial_path(path)
     sync(partial)
     partial.rename(path)
     sync(path.parent)
+
+
+def partial_path(path: Path) -> Path:
+    """Return where a file or folder lies while it is being written."""
+    return path.with_name(PARTIAL + path.name)
 
 
 def point(path: Path, name: str) -> None:
@@ -73,7 +81,7 @@ def point(path: Path, name: str) -> None:
 
     The file is for file systems without links. Either replaces what was there in one step.
     """
-    partial = path.with_name(PARTIAL + path.name)
+    partial = partial_path(path)
     partial.unlink(missing_ok=True)
     try:
         partial.symlink_to(name)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from chiasm.core.batch import Batch
 from chiasm.core.errors import TrainingError
 from chiasm.core.outputs import Outputs
+from chiasm.training.optimiser import load_optimizer_tensors, optimizer_tensors
 from chiasm.training.processes import Processes
 from chiasm.training.settings import TrainingSettings
 
@@ -31,11 +32,15 @@ class Engine(Protocol):
 
     Attributes:
         sees_gradients: Whether gradients can be read between backward pass and step.
+        fixed: Whether what trains cannot change in a run.
+        shared_state: Whether each process holds its own share of the optimizer's state.
         watched: Set while the audit looks: gradients of several processes are then compared.
         uneven: Whether processes may differ in which parameters they use.
     """
 
     sees_gradients: bool
+    fixed: bool
+    shared_state: bool
     watched: bool
     uneven: bool
 
@@ -69,7 +74,10 @@ class Engine(Protocol):
         ...
 
     def clip(self) -> float:
-        """Clip the gradients; return their norm before, over all trainable parameters."""
+        """Clip the gradients; return their norm before, over all trainable parameters.
+
+        Learning rates are set before, for DeepSpeed clips and steps in one.
+        """
         ...
 
     def step(self) -> bool:
@@ -78,6 +86,18 @@ class Engine(Protocol):
 
     def zero_grad(self) -> None:
         """Let go of all gradients."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the optimizer's state, or this process's share of it, as named tensors."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `state` returned.
+
+        Raises:
+            CheckpointError: It belongs to another model or another number of processes.
+        """
         ...
 
 
@@ -98,6 +118,8 @@ class PlainEngine:
     """
 
     sees_gradients = True
+    fixed = False
+    shared_state = False
 
     def __init__(
         self,
@@ -112,6 +134,7 @@ class PlainEngine:
         self._model = model
         self._wrapped: nn.Module = model
         self._accelerator = accelerator
+        self._raw = optimizer
         self._optimizer = accelerator.prepare_optimizer(optimizer)
         self._processes = processes
         self._settings = settings
@@ -219,6 +242,14 @@ class PlainEngine:
     def zero_grad(self) -> None:
         """See `Engine.zero_grad`."""
         self._optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """See `Engine.state`."""
+        return optimizer_tensors(self._raw)
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `Engine.load_state`."""
+        load_optimizer_tensors(self._raw, tensors)
 
 
 def _describe(missing: Mapping[str, set[int]]) -> str:

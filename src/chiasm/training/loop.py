@@ -21,7 +21,6 @@ from chiasm.core.errors import (
 from chiasm.core.protocols import Collate, Dataset, Evaluate, Model, Objective
 from chiasm.training.audit import Audit
 from chiasm.training.ema import WeightAverage
-from chiasm.training.engine import PlainEngine
 from chiasm.training.freezing import (
     PartRow,
     change_parts,
@@ -31,7 +30,7 @@ from chiasm.training.freezing import (
     parts_table,
 )
 from chiasm.training.judging import measure, take_note
-from chiasm.training.optimiser import build_optimizer, set_learning_rates
+from chiasm.training.optimiser import set_learning_rates
 from chiasm.training.plan import Plan
 from chiasm.training.processes import Processes, build_accelerator
 from chiasm.training.randomness import seed_generators
@@ -43,6 +42,7 @@ from chiasm.training.scoring import Scorer
 from chiasm.training.settings import StageSettings, TrainingSettings
 from chiasm.training.signals import CaughtSignals
 from chiasm.training.state import StepNumbers, TrainingReport, TrainingState
+from chiasm.training.zero import FIXED, build_engine
 
 Mode = Collection[str] | Callable[[Model], Collection[str]]
 """What a mode's name stands for: part names and globs, or a function of the model giving them."""
@@ -102,8 +102,10 @@ class Trainer:
         self.processes = Processes(self.accelerator)
         self.plan = Plan(settings, self.model.parts, len(dataset), self.processes.count)
         model.to(self.processes.device)
-        self.optimizer = build_optimizer(self.model, settings)
-        self.engine = PlainEngine(model, self.optimizer, self.accelerator, self.processes, settings)
+        self.optimizer, self.engine = build_engine(
+            model, self.plan.declared, self.accelerator, self.processes, settings
+        )
+        self._grouped = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         self.scorer = Scorer(objective, self.engine, self.processes)
         self.average = None if settings.ema is None else WeightAverage(settings.ema)
         self.slices = Slices(
@@ -160,6 +162,10 @@ class Trainer:
         """Do one optimizer step and all that belongs to it; return whether a signal asks to end."""
         started = time.monotonic()
         self._enter_stage()
+        set_learning_rates(
+            self.optimizer,
+            self.plan.rates(self.state.stage, self.state.stage_step, self.trainable),
+        )
         window = self._read()
         weights = self.stage.loss_weights
         counts = self.scorer.count(window, weights, self._place)
@@ -229,7 +235,10 @@ class Trainer:
             UnknownNameError: A part is not there.
             ConfigError: Nothing would train, or the engine cannot change it in a run.
         """
-        self.state.trainable = sorted(change_parts(self.trainable, parts, self.model.parts))
+        chosen = change_parts(self.trainable, parts, self.model.parts)
+        if self.engine.fixed and chosen != self.trainable:
+            raise ConfigError(f"what trains cannot change in a run with {FIXED}")
+        self.state.trainable = sorted(chosen)
         self.audit, self._entered = None, False
 
     def _begin(self) -> Reporter:
@@ -268,7 +277,7 @@ class Trainer:
             self.audit = Audit(
                 self.model,
                 self.trainable,
-                {id(p) for group in self.optimizer.param_groups for p in group["params"]},
+                self._grouped,
                 self.settings.audit_steps,
                 self.engine.sees_gradients,
             )
@@ -307,11 +316,8 @@ class Trainer:
         return norm
 
     def _update(self, numbers: StepNumbers) -> None:
-        """Set learning rates, step the optimizer, move the average, hold the audit."""
+        """Step the optimizer, move the average, hold the audit."""
         state = self.state
-        set_learning_rates(
-            self.optimizer, self.plan.rates(state.stage, state.stage_step, self.trainable)
-        )
         stepped = self.engine.step()
         self.engine.zero_grad()
         state.step += 1

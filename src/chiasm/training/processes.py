@@ -34,7 +34,11 @@ def build_accelerator(settings: TrainingSettings) -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     # Under torchrun on a machine without an accelerator, Accelerate joins processes only when told.
-    on_cpu = launched > 1 and not torch.accelerator.is_available() and not deepspeed
+    no_gpu = launched > 1 and not torch.accelerator.is_available()
+    # Under DeepSpeed it takes the backend as a sign that there are several.
+    group = InitProcessGroupKwargs(
+        timeout=_PATIENCE, backend="gloo" if no_gpu and deepspeed else None
+    )
     wanted = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[settings.precision]
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted:
@@ -44,8 +48,8 @@ def build_accelerator(settings: TrainingSettings) -> Accelerator:
     try:
         accelerator = Accelerator(
             mixed_precision=wanted,
-            cpu=on_cpu,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+            cpu=no_gpu and not deepspeed,
+            kwargs_handlers=[group],
         )
     except ValueError as error:
         raise ConfigError(

@@ -15,9 +15,17 @@ from torch import Tensor
 from chiasm.core.errors import CheckpointError
 from chiasm.training.audit import Audit
 from chiasm.training.checkpoint import CheckpointStore, check_unchanged
-from chiasm.training.durable import read_json, read_tensors, write_json, write_tensors, write_text
+from chiasm.training.durable import (
+    finish_folder,
+    partial_path,
+    read_json,
+    read_tensors,
+    start_folder,
+    write_json,
+    write_tensors,
+    write_text,
+)
 from chiasm.training.freezing import PartRow
-from chiasm.training.optimiser import load_optimizer_tensors, optimizer_tensors
 from chiasm.training.randomness import capture_generators, restore_generators
 from chiasm.training.state import TrainingState
 from chiasm.training.weights import copy_model, load_model, part_tensors, save_model
@@ -75,12 +83,11 @@ class RunFiles:
         due = every is not None and trainer.state.step % every == 0
         if not (due or best or stopping or trainer.finished):
             return
-        step = trainer.state.step
-        generators = trainer.processes.gather(capture_generators())
         if trainer.processes.is_main:
-            if trainer.processes.is_main:
-                trainer.reporter.records.sync()
-            self._save(step, generators)
+            trainer.reporter.records.sync()
+        step = trainer.state.step
+        self._save(step)
+        if trainer.processes.is_main:
             self.store.mark("last", step)
             if best:
                 self.store.mark("best", step)
@@ -113,29 +120,37 @@ class RunFiles:
         restore_generators(tensors)
         return True
 
-    def _save(self, step: int, generators: list[dict[str, Tensor]]) -> None:
-        trainer = self.trainer
-        with self.store.writing(step) as folder:
-            tensors = {
-                f"optimizer/{name}": value
-                for name, value in optimizer_tensors(trainer.optimizer).items()
-            }
-            if trainer.average is None:
-                save_model(folder, trainer.model, trainer.saved_parts)
-            else:
-                own = part_tensors(trainer.model, trainer.saved_parts)
-                tensors.update({f"weight/{name}": value for name, value in own.items()})
-                averages = trainer.average.averages
-                tensors.update({f"average/{name}": value for name, value in averages.items()})
-                # Written before the averages take the weights' place.
-                write_tensors(folder / TRAINING, tensors)
-                with trainer.average.applied(trainer.model):
-                    save_model(folder, trainer.model, trainer.saved_parts)
-            if trainer.average is None:
-                write_tensors(folder / TRAINING, tensors)
-            for rank, states in enumerate(generators):
-                write_tensors(folder / _generator_file(rank), states)
+    def _save(self, step: int) -> None:
+        """Write a checkpoint; each process writes what it alone has."""
+        trainer, processes = self.trainer, self.trainer.processes
+        path = self.store.path(step)
+        if processes.is_main:
+            start_folder(path)
+        processes.wait()
+        folder = partial_path(path)
+        write_tensors(folder / _own("generators", processes.rank), capture_generators())
+        if processes.is_main or trainer.engine.shared_state:
+            write_tensors(folder / _own("optimizer", processes.rank), trainer.engine.state())
+        if processes.is_main:
+            self._save_weights(folder)
             write_json(folder / STATE, self._state())
+        processes.wait()
+        if processes.is_main:
+            finish_folder(path)
+        processes.wait()
+
+    def _save_weights(self, folder: Path) -> None:
+        trainer, average = self.trainer, self.trainer.average
+        if average is None:
+            save_model(folder, trainer.model, trainer.saved_parts)
+            return
+        own = part_tensors(trainer.model, trainer.saved_parts)
+        tensors = {f"weight/{name}": value for name, value in own.items()}
+        tensors.update({f"average/{name}": value for name, value in average.averages.items()})
+        # Written before the averages take the weights' place.
+        write_tensors(folder / TRAINING, tensors)
+        with average.applied(trainer.model):
+            save_model(folder, trainer.model, trainer.saved_parts)
 
     def _state(self) -> dict[str, Any]:
         trainer = self.trainer
@@ -180,8 +195,25 @@ class RunFiles:
         trainer.state = TrainingState.from_json(saved["state"])
         trainer.scorer.terms = set(saved["terms"])
         load_model(folder, trainer.module)
+        rank = trainer.processes.rank
+        share = _own("optimizer", rank if trainer.engine.shared_state else 0)
+        trainer.engine.load_state(read_tensors(folder / share)[0])
+        if trainer.average is not None:
+            self._load_average(folder, saved["average_updates"])
+        if saved["scaler"] is not None and trainer.accelerator.scaler is not None:
+            trainer.accelerator.scaler.load_state_dict(saved["scaler"])
+        trainer.engine.uneven = saved["uneven"]
+        if saved["audit"] is not None:
+            trainer.audit = self._restored_audit(saved["audit"])
+        self._generators = folder / _own("generators", rank)
+        if (self.output / PARTS).is_file():
+            self._stages = read_json(self.output / PARTS)["stages"]
+
+    def _load_average(self, folder: Path, updates: int) -> None:
+        """Restore the averages, and put the weights themselves where the averages were loaded."""
+        trainer = self.trainer
         tensors, _ = read_tensors(folder / TRAINING)
-        groups: dict[str, dict[str, Tensor]] = {"optimizer": {}, "weight": {}, "average": {}}
+        groups: dict[str, dict[str, Tensor]] = {"weight": {}, "average": {}}
         for key, value in tensors.items():
             kind, name = key.split("/", 1)
             groups[kind][name] = value
@@ -189,18 +221,8 @@ class RunFiles:
         with torch.no_grad():
             for name, value in groups["weight"].items():
                 own[name].copy_(value)
-        load_optimizer_tensors(trainer.optimizer, groups["optimizer"])
         if trainer.average is not None:
-            updates = saved["average_updates"]
             trainer.average.load(groups["average"], updates, trainer.model)
-        if saved["scaler"] is not None and trainer.accelerator.scaler is not None:
-            trainer.accelerator.scaler.load_state_dict(saved["scaler"])
-        trainer.engine.uneven = saved["uneven"]
-        if saved["audit"] is not None:
-            trainer.audit = self._restored_audit(saved["audit"])
-        self._generators = folder / _generator_file(trainer.processes.rank)
-        if (self.output / PARTS).is_file():
-            self._stages = read_json(self.output / PARTS)["stages"]
 
     def _restored_audit(self, values: Mapping[str, Any]) -> Audit:
         trainer = self.trainer
@@ -209,5 +231,5 @@ class RunFiles:
         return audit
 
 
-def _generator_file(rank: int) -> str:
-    return f"generators-{rank}.safetensors"
+def _own(name: str, rank: int) -> str:
+    return f"{name}-{rank}.safetensors"

@@ -4,6 +4,7 @@ import pytest
 
 from chiasm.core.errors import CheckpointError, ConfigError
 from chiasm.training.checkpoint import CheckpointStore, check_unchanged, flatten
+from chiasm.training.durable import finish_folder, start_folder
 
 
 def store(tmp_path: Path, keep: int = 2) -> CheckpointStore:
@@ -13,8 +14,8 @@ def store(tmp_path: Path, keep: int = 2) -> CheckpointStore:
 
 
 def write(checkpoints: CheckpointStore, step: int) -> None:
-    with checkpoints.writing(step) as folder:
-        (folder / "state.json").write_text("{}")
+    (start_folder(checkpoints.path(step)) / "state.json").write_text("{}")
+    finish_folder(checkpoints.path(step))
 
 
 def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:

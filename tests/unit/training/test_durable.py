@@ -7,15 +7,16 @@ import torch
 from chiasm.core.errors import CheckpointError
 from chiasm.training.durable import (
     copy_file,
+    finish_folder,
     point,
     pointed,
     read_json,
     read_tensors,
     remove_partial,
+    start_folder,
     write_json,
     write_tensors,
     write_text,
-    writing_folder,
 )
 
 
@@ -49,17 +50,18 @@ def test_an_interrupted_write_leaves_the_old_file(
 
 
 def test_a_folder_counts_once_it_is_whole(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), writing_folder(tmp_path / "step-3") as folder:
-        (folder / "a").write_text("a")
-        raise RuntimeError
-    assert not (tmp_path / "step-3").exists()
-    with writing_folder(tmp_path / "step-3") as folder:
-        # What the first attempt left is gone.
-        assert not list(folder.iterdir())
-        (folder / "b").write_text("b")
+    path = tmp_path / "step-3"
+    (start_folder(path) / "a").write_text("a")
+    assert not path.exists()
+    folder = start_folder(path)
+    # What the first attempt left is gone.
+    assert not list(folder.iterdir())
+    (folder / "b").write_text("b")
+    finish_folder(path)
     assert [path.name for path in (tmp_path / "step-3").iterdir()] == ["b"]
-    with pytest.raises(CheckpointError, match="already there"), writing_folder(tmp_path / "step-3"):
-        pass
+    with pytest.raises(CheckpointError, match="already there"):
+        start_folder(path)
+    (tmp_path / ".partial-step-5").mkdir()
     remove_partial(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
 
