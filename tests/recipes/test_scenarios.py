@@ -1,4 +1,4 @@
-"""The scenario recipes, run from end to end as shipped, on a tiny host, a tiny eye and real files."""
+"""The scenario recipes from end to end, as shipped, on a tiny host, a tiny eye and real files."""
 
 from __future__ import annotations
 

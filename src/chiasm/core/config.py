@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -54,8 +54,19 @@ def read_config(kind: type[ConfigT], values: Mapping[str, Any], title: str) -> C
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        faults = [_describe(kind, fault) for fault in error.errors()]
+        told = error.errors()
+        # A list whose items are wrong also counts as too short; that is no second fault.
+        places = [fault["loc"] for fault in told]
+        faults = [
+            _describe(kind, fault)
+            for fault in told
+            if fault["type"] != "too_short" or not _has_inside(fault["loc"], places)
+        ]
         raise ConfigError(f"{title}: {len(faults)} fault(s)", faults) from None
+
+
+def _has_inside(place: tuple[int | str, ...], others: Sequence[tuple[int | str, ...]]) -> bool:
+    return any(len(other) > len(place) and other[: len(place)] == place for other in others)
 
 
 def _describe(kind: type[BaseModel], fault: ErrorDetails) -> str:

@@ -1,0 +1,177 @@
+"""What a recipe may say: all faults at once, the nearest names, one spelling back and forth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chiasm.core.config import read_config
+from chiasm.core.errors import ConfigError, UnknownNameError
+from chiasm.recipes.loading import load_recipe, recipe_text
+from chiasm.recipes.places import shipped_recipes
+from chiasm.recipes.schema import Recipe
+from chiasm.training.settings import StageSettings
+
+SHIPPED = sorted(shipped_recipes())
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    return {
+        "family": "dual_encoder",
+        "host": {"path": "somewhere"},
+        "data": {"train": [{"path": "train.json"}]},
+        "objective": {"tokens": 1.0},
+        "training": {"stages": [{"name": "all", "steps": 3}]},
+        **changes,
+    }
+
+
+def read(**changes: Any) -> Recipe:
+    return read_config(Recipe, values(**changes), "my.yaml")
+
+
+def faults(**changes: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read(**changes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_recipe_survives_being_written(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    (tmp_path / "again.yaml").write_text(recipe_text(recipe), encoding="utf-8")
+    again = load_recipe(tmp_path / "again.yaml")
+    assert again == recipe
+    assert recipe_text(again) == recipe_text(recipe)
+
+
+def test_values_off_their_defaults_survive_too(tmp_path: Path) -> None:
+    recipe = read(
+        host={"path": "x", "lora": {"rank": 5}, "dtype": "bfloat16"},
+        encoders={
+            "a": {"kind": "siglip", "path": "y", "layer": -2},
+            "b": {"kind": "dinov3", "path": "z"},
+        },
+        fusion={"kind": "interleave"},
+        freeze={"freeze_llm": True},
+        freeze_config={"freeze_dinov2": False},
+        objective={"tokens": 1.0, "diversity": 0.5, "diversity_reading": {"reading": "batch"}},
+        seed=7,
+    )
+    (tmp_path / "again.yaml").write_text(recipe_text(recipe), encoding="utf-8")
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+
+
+def test_the_order_of_encoders_survives(tmp_path: Path) -> None:
+    encoders = {name: {"kind": "dinov2", "path": "x"} for name in ("zebra", "ant", "mole")}
+    recipe = read(encoders=encoders, fusion={"kind": "concat"})
+    (tmp_path / "again.yaml").write_text(recipe_text(recipe), encoding="utf-8")
+    assert list(load_recipe(tmp_path / "again.yaml").encoders) == ["zebra", "ant", "mole"]
+
+
+def test_all_faults_come_at_once_with_the_nearest_names(tmp_path: Path) -> None:
+    text = yaml.safe_dump(
+        values(
+            seed=-1,
+            trainig={},
+            data={"train": [{"path": "a.json", "wieght": 2}]},
+            training={"stages": [{"name": "all", "steps": 0, "epoch": 1}], "learning_rates": 1},
+        )
+    )
+    (tmp_path / "my.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(tmp_path / "my.yaml")
+    told = "\n".join(caught.value.faults)
+    assert len(caught.value.faults) == 6
+    assert "trainig: unknown key; did you mean 'training'?" in told
+    assert "data.train.0.wieght: unknown key; did you mean 'weight'?" in told
+    assert "training.stages.0.epoch: unknown key; did you mean 'epochs'?" in told
+    assert "training.learning_rates: unknown key; did you mean 'learning_rate'?" in told
+    assert "training.stages.0.steps: 0 is not allowed" in told
+    assert "seed: -1 is not allowed" in told
+
+
+def test_unknown_kinds_and_values_inside_them_are_named() -> None:
+    told = faults(encoders={"eye": {"kind": "dinov22", "path": "x"}}, fusion={"kind": "gated"})
+    assert "encoders: " in told
+    assert "unknown encoder kind 'dinov22'; known: dinov2, dinov2_registers, dinov3" in told
+    assert "encoder without `kind`; known kinds: dinov2" in faults(
+        encoders={"eye": {"path": "x"}}, fusion={"kind": "gated"}
+    )
+    told = faults(
+        encoders={"eye": {"kind": "dinov2", "path": "x"}}, fusion={"kind": "gated", "widht": 3}
+    )
+    assert "widht" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"host": {}}, "give exactly one of `path` and `scratch`"),
+        ({"host": {"path": "x", "scratch": {}}}, "give exactly one of `path` and `scratch`"),
+        ({"fusion": {"kind": "gated"}}, "`encoders` and `fusion` belong together"),
+        ({"control": "null_eye"}, "the control `null_eye` needs extra encoders"),
+        ({"family": "cell_classifier"}, "trains one encoder; 0 given"),
+        ({"data": {"train": []}}, "data.train"),
+        ({"data": {"train": [{"path": "a", "world": "shapes"}]}}, "one of `path` and `world`"),
+        ({"data": {"train": [{"world": "shapes"}]}}, "a world has no end: give `count`"),
+        ({"data": {"train": [{"world": "shape", "count": 1}]}}, "unknown world; known: "),
+        ({"objective": {}}, "give at least one of `tokens`, `cells` and `diversity`"),
+        ({"training_mode": "ful"}, "unknown training mode; known: full, encoders_only"),
+        ({"freeze": {"freeze_lm": True}}, r"unknown flags ['freeze_lm']; known: "),
+        ({"freeze_config": {"llm": True}}, r"unknown flags ['llm']; known: "),
+        (
+            {"training": {"stages": [{"name": "a"}]}},
+            "give exactly one of `steps` and `epochs`",
+        ),
+        (
+            {"training": {"stages": [{"name": "a", "steps": 1, "mode": "full", "train": ["x"]}]}},
+            "give `mode` or `train`, not both",
+        ),
+        (
+            {"training": {"stages": [{"name": "a", "steps": 1}], "patience": 2}},
+            "`training.patience` waits for evaluations: give `data.validation`",
+        ),
+    ],
+)
+def test_contradictions_are_said(changes: dict[str, Any], message: str) -> None:
+    assert message in faults(**changes)
+
+
+def test_what_picks_the_best_checkpoint() -> None:
+    validation = [{"path": "val.json"}]
+    train = [{"path": "train.json"}]
+    stages = {"stages": [{"name": "all", "steps": 3}]}
+    assert read().metric is None
+    assert read(data={"train": train, "validation": validation}).metric == "exact_match"
+    data = {"train": train, "validation": validation, "measure": ["captions", "loss"]}
+    assert read(data=data).metric == "rouge_l"
+    assert read(data=data, training={**stages, "metric": "loss"}).metric == "loss"
+    assert read(data={**data, "measure": ["loss"]}).metric == "loss"
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode"), [("loss", "min"), ("exact_match", "max"), (None, "max")]
+)
+def test_the_loss_should_fall_and_all_else_rise(metric: str | None, mode: str) -> None:
+    stage = StageSettings(name="all", steps=3, train=("fusion",), learning_rate=0.1)
+    settings = read().training.settings((stage,), 5, metric)
+    assert (settings.metric, settings.mode, settings.seed) == (metric, mode, 5)
+
+
+def test_no_such_recipe() -> None:
+    with pytest.raises(UnknownNameError, match="unknown recipe .* 'fusion-lerning'.*Did you mean"):
+        load_recipe("fusion-lerning")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[1, 2]", "a recipe is a mapping"), ("a: [", "is no YAML"), ("", "holds NoneType")],
+)
+def test_files_that_are_no_recipe(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(tmp_path / "bad.yaml")
