@@ -27,9 +27,9 @@ from chiasm.recipes.loading import load_recipe, load_run
 from chiasm.recipes.running import prepare, run
 
 SETS = {
-    "fine textures": ("grain", "test", 400, 2),
-    "the host's own": ("shapes", "test", 400, 4),
-    "the host's own, held-out compositions": ("shapes", "composition", 300, 3),
+    "fine textures": ("single_grain", "test", 600, 1),
+    "the host's own": ("attributes", "test", 400, 4),
+    "the host's own, held-out compositions": ("attributes", "composition", 300, 4),
 }
 """Name -> world, split, images, questions an image."""
 

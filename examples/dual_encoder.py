@@ -29,7 +29,7 @@ def main() -> None:
         run(prepare(recipe, output, Path.cwd()), output)
 
         session = Session(load_run(output))
-        sample = WorldDataset(world="grain", split="test", count=1)[0]
+        sample = WorldDataset(world="single_grain", split="test", count=1)[0]
         session.set(image=sample.images[0])
         question, truth = sample.turns[0].text, sample.turns[1].text
         answer = session.ask(question)

@@ -45,7 +45,7 @@ def test_the_commands_of_the_readme_run(tmp_path):
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     from chiasm.data.world import write
 
-    write.make("shapes_and_grain", tmp_path / "world", 3, seed=0)
+    write.make("attributes_and_grain", tmp_path / "world", 3, seed=0)
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 FAMILIES = ("dual",)
 """Families that have a quickstart."""
 
-WORLD = "shapes_and_grain"
+WORLD = "attributes_and_grain"
 SCENES = 1200
 """Training pictures; enough for a fusion, and written in seconds."""
+
+STEPS = 240
 
 QUESTIONS = 4
 """Questions about each picture."""
@@ -35,6 +37,8 @@ def quickstart(
         Path, typer.Option("--output", "-o", help="Folder for everything that is made.")
     ] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option(help="Seed of the data and of the training.")] = 0,
+    scenes: Annotated[int, typer.Option(min=20, help="Training pictures to draw.")] = SCENES,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = STEPS,
     json: Json = False,
 ) -> None:
     """Make data, train, measure and report: a first look at what chiasm does.
@@ -48,11 +52,11 @@ def quickstart(
         raise UnknownNameError("quickstart family", family, FAMILIES)
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output} is not empty; give --output another folder, or remove it")
-    document = _dual(output, seed)
+    document = _dual(output, seed, scenes, steps)
     emit(document, as_json=json, render=lambda target: _show(document, target))
 
 
-def _dual(output: Path, seed: int) -> dict[str, Any]:
+def _dual(output: Path, seed: int, scenes: int, steps: int) -> dict[str, Any]:
     from chiasm.data.dataset import load_dataset
     from chiasm.data.world import write
     from chiasm.evaluation.gate_analysis import analyse
@@ -63,8 +67,8 @@ def _dual(output: Path, seed: int) -> dict[str, Any]:
 
     clock = _Clock()
     world, folder = output / "world", output / "dual"
-    console.print(f"1/4  drawing {SCENES} scenes into {world}")
-    write.make(WORLD, world, SCENES, seed, questions_per_image=QUESTIONS)
+    console.print(f"1/4  drawing {scenes} scenes into {world}")
+    write.make(WORLD, world, scenes, seed, questions_per_image=QUESTIONS)
     clock.lap("data")
     console.print("2/4  training the fusion between tiny-host and its second eye")
     recipe = load_recipe(
@@ -72,6 +76,7 @@ def _dual(output: Path, seed: int) -> dict[str, Any]:
         [
             f"data.train.0.path={(world / 'train.jsonl').absolute()}",
             f"data.validation.0.path={(world / 'validation.jsonl').absolute()}",
+            f"training.stages.0.steps={steps}",
             f"seed={seed}",
         ],
     )

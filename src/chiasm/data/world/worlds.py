@@ -42,7 +42,13 @@ class WorldConfig(Config):
 _SHAPES = SceneConfig()
 _GRAIN = SceneConfig(textures=GRAINS, periods=(FINE_PERIOD,), kinds=("texture",))
 
+_ATTRIBUTES = SceneConfig(things=(1, 1), kinds=("colour", "shape", "texture", "size"))
+_SINGLE_GRAIN = _GRAIN.model_copy(update={"things": (1, 1)})
+
 WORLDS: dict[str, WorldConfig] = {
+    "attributes": WorldConfig(parts=(_ATTRIBUTES,)),
+    "single_grain": WorldConfig(parts=(_SINGLE_GRAIN,)),
+    "attributes_and_grain": WorldConfig(parts=(_ATTRIBUTES, _SINGLE_GRAIN)),
     "shapes": WorldConfig(parts=(_SHAPES,)),
     "single": WorldConfig(parts=(SceneConfig(things=(1, 1)),)),
     "grain": WorldConfig(parts=(_GRAIN,)),
@@ -50,7 +56,9 @@ WORLDS: dict[str, WorldConfig] = {
 }
 """World name -> configuration.
 
-`shapes` is what the host sees by itself: coarse textures, every question kind. `grain` asks for
+`attributes` is what tiny-host answers by itself: one thing, and what can be said of it. With
+`single_grain` beside it, `attributes_and_grain` is what tiny-dual answers. The others have more to
+them: `shapes` has up to three things with coarse textures and every question kind. `grain` asks for
 textures that are gone when the picture is halved, so only an eye that reads the full picture can
 answer. `single` is `shapes` with one thing, to start learning with.
 """

@@ -1,0 +1,39 @@
+"""The quickstart, at the scale of a test: the same way, fewer scenes and steps."""
+
+import json
+
+from typer.testing import CliRunner
+
+from chiasm.cli.main import app
+
+SMALL = ["--scenes", "40", "--steps", "3"]
+
+
+def test_it_leaves_data_a_run_that_loads_and_a_report(tmp_path):
+    output = tmp_path / "out"
+    result = CliRunner().invoke(app, ["quickstart", "dual", "-o", str(output), *SMALL, "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert [row["questions"] for row in document["rows"]] == ["fine textures", "the host's own"]
+    for row in document["rows"]:
+        assert row["count"] > 0
+        for name in ("majority", "tiny-host", "with the second eye"):
+            assert 0 <= row[name] <= 1
+    assert (output / "world" / "train.jsonl").is_file()
+    assert (output / "dual" / "model.safetensors").is_file()
+    assert "<html" in (output / "report" / "report.html").read_text(encoding="utf-8")
+    assert set(document["seconds"]) == {"data", "training", "evaluation", "analysis"}
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    result = CliRunner().invoke(app, ["quickstart", "dual", "-o", str(tmp_path), *SMALL])
+    assert result.exit_code == 1
+    assert "is not empty" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_unknown_family_names_the_known(tmp_path):
+    result = CliRunner().invoke(app, ["quickstart", "duel", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "dual" in result.output
