@@ -163,7 +163,7 @@ def test_the_loss_should_fall_and_all_else_rise(metric: str | None, mode: str) -
 
 
 def test_no_such_recipe() -> None:
-    with pytest.raises(UnknownNameError, match="unknown recipe .* 'fusion-lerning'.*Did you mean"):
+    with pytest.raises(UnknownNameError, match=r"unknown recipe .* 'fusion-lerning'.*Did you mean"):
         load_recipe("fusion-lerning")
 
 

@@ -1,0 +1,307 @@
+"""Plans: sizes equal to those of real models, states equal to those of the real optimizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLConfig
+
+from chiasm.core.errors import CheckpointError, InputError
+from chiasm.fusion import FUSIONS
+from chiasm.recipes.build import build_model, build_training
+from chiasm.recipes.loading import load_recipe
+from chiasm.recipes.measuring import assume_tokens, count_tokens, measure_activations
+from chiasm.recipes.outline import outline_recipe
+from chiasm.recipes.plan import (
+    CERTAINTY,
+    RESERVE,
+    StageMemory,
+    changed,
+    find_knobs,
+    list_parts,
+    peak,
+    plan_stages,
+)
+from chiasm.recipes.schema import Recipe
+from chiasm.training.freezing import freeze_all_but, match_parts, parts_table
+from chiasm.training.optimiser import build_optimizer, optimizer_tensors
+from tests.recipes.small import furnish, tiny_overrides
+from tests.tiny import TINY_HOSTS
+from tests.tiny_eyes import ARCHITECTURES
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return furnish(tmp_path_factory.mktemp("home"))
+
+
+def recipe_of(home: Path, name: str = "progressive", *more: str) -> Recipe:
+    stages = 3 if name == "progressive" else 1
+    return load_recipe(name, [*tiny_overrides(home, stages), *more])
+
+
+def sizes(recipe: Recipe) -> dict[str, int]:
+    outline = outline_recipe(recipe, Path.cwd())
+    return {part.name: part.parameters for part in list_parts(recipe, outline)}
+
+
+def real_sizes(recipe: Recipe) -> dict[str, int]:
+    return {row.name: row.total for row in parts_table(build_model(recipe, Path.cwd()), ())}
+
+
+@pytest.mark.parametrize("family", sorted(TINY_HOSTS))
+def test_parts_are_those_of_the_real_model(family: str, tmp_path: Path) -> None:
+    recipe = recipe_of(furnish(tmp_path, family))
+    assert sizes(recipe) == real_sizes(recipe)
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_parts_of_every_fusion(fusion: str, home: Path) -> None:
+    recipe = recipe_of(
+        home, "progressive", f"fusion={{kind: {fusion}}}", "objective.diversity=null"
+    )
+    assert sizes(recipe) == real_sizes(recipe)
+
+
+@pytest.mark.parametrize("kind", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("settings", [{}, {"layer": -2, "oversample": 2, "pooling": "unshuffle"}])
+def test_parts_of_every_encoder(kind: str, settings: dict[str, Any], home: Path) -> None:
+    eye = {"kind": kind, "architecture": ARCHITECTURES[kind], **settings}
+    recipe = recipe_of(home)
+    plain = recipe.to_plain() | {"encoders": {"eye": eye}}
+    recipe = Recipe.model_validate(plain)
+    assert sizes(recipe) == real_sizes(recipe)
+
+
+def test_parts_with_adapters(home: Path) -> None:
+    recipe = recipe_of(
+        home, "language-adaptation", "host.lora={rank: 5, targets: [q_proj, up_proj]}"
+    )
+    assert sizes(recipe) == real_sizes(recipe)
+    (stage,) = plan_stages(recipe, outline_recipe(recipe, Path.cwd()), tokens_of(recipe))
+    assert stage.trains == ("host_adapter",)
+
+
+@pytest.mark.parametrize("name", ["tiny-host", "tiny-eye"])
+def test_parts_of_other_recipes(name: str, home: Path) -> None:
+    recipe = load_recipe(name)
+    if recipe.host.path is not None:
+        recipe = load_recipe(name, [f"host.path={home / 'host'}"])
+    assert sizes(recipe) == real_sizes(recipe)
+
+
+def test_a_host_of_published_size_from_its_configuration_alone(tmp_path: Path, home: Path) -> None:
+    write_three_billion(tmp_path)
+    recipe = recipe_of(home, "fusion-learning", f"host.path={tmp_path}", "fusion.width=1024")
+    outline = outline_recipe(recipe, Path.cwd())
+    found = {part.name: part.parameters for part in list_parts(recipe, outline)}
+    host = [found[f"host_{name}"] for name in ("vision", "projector", "language")]
+    # 3,754,622,976 is what the published checkpoint holds.
+    assert sum(host) == 3_754_622_976
+    assert [part.number for part in list_parts(recipe, outline)][:3] == [2, 2, 2]
+    assert len(outline.notes) == 2
+    tokens = assume_tokens(outline, (720, 1280), 256)
+    assert (tokens.cells, tokens.patches, tokens.text) == (26 * 46, 52 * 92, 26 * 46 + 256)
+    with pytest.raises(Exception, match="tokenizer is not at hand"):
+        count_tokens(recipe, outline, Path.cwd())
+
+
+def write_three_billion(folder: Path) -> None:
+    """The configuration of Qwen2.5-VL-3B, without weights, tokenizer or image processor."""
+    Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [16, 24, 24],
+            },
+        },
+        vision_config={
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": 2048,
+        },
+        tie_word_embeddings=True,
+    ).save_pretrained(folder)
+
+
+def tokens_of(recipe: Recipe) -> Any:
+    outline = outline_recipe(recipe, Path.cwd())
+    return count_tokens(recipe, outline, Path.cwd())
+
+
+def test_tokens_are_those_of_the_longest_sample(home: Path) -> None:
+    recipe = recipe_of(home)
+    model = build_model(recipe, Path.cwd())
+    _, samples = build_training(recipe, model, Path.cwd())
+    batch = model.collator([samples[index] for index in range(7)])
+    tokens = tokens_of(recipe)
+    assert tokens.certainty == "exact"
+    assert tokens.text == batch.input_ids.shape[1]
+    assert tokens.cells == max(geometry.count for geometry in batch.geometries)
+    assert tokens.patches == int(batch.host_images["image_grid_thw"].prod(-1).max())
+    assert tokens.supervised == int((batch.labels != -100).sum(1).max())
+
+
+def test_exact_lines_are_those_of_a_real_optimizer(home: Path) -> None:
+    recipe = recipe_of(home, "progressive", "training.ema=0.9")
+    outline = outline_recipe(recipe, Path.cwd())
+    stages = plan_stages(recipe, outline, tokens_of(recipe))
+    model = build_model(recipe, Path.cwd())
+    settings, _ = build_training(recipe, model, Path.cwd())
+    optimizer = build_optimizer(model, settings)
+    held = sum(p.numel() * p.element_size() for p in model.parameters())
+    for stage, planned in zip(settings.stages, stages, strict=True):
+        freeze_all_but(model, match_parts(stage.train, model.parts))
+        gradients = 0
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+                gradients += parameter.grad.numel() * parameter.grad.element_size()
+        optimizer.step()
+        states = optimizer_tensors(optimizer).values()
+        assert planned.name == stage.name
+        assert planned.weights == held
+        assert planned.gradients == gradients
+        assert planned.optimizer == sum(s.numel() * s.element_size() for s in states)
+        assert planned.average * 2 == sum(
+            s.numel() * s.element_size() for s in states if s.numel() > 1
+        ) + _scalar_states(states)
+
+
+def _scalar_states(states: Any) -> int:
+    """Moments of parameters with one element, which look like step counts."""
+    single = [s for s in states if s.numel() == 1 and s.dim() > 0]
+    return sum(s.element_size() for s in single)
+
+
+def plan_of(home: Path, *more: str, **options: Any) -> list[StageMemory]:
+    recipe = recipe_of(home, "progressive", *more)
+    return plan_stages(recipe, outline_recipe(recipe, Path.cwd()), tokens_of(recipe), **options)
+
+
+def test_sharing_divides_what_it_says_it_divides(home: Path) -> None:
+    alone = peak(plan_of(home))
+    plain, two, three = (peak(plan_of(home, gpus=4, zero=level)) for level in (0, 2, 3))
+    assert (plain.weights, plain.gradients, plain.optimizer) == (
+        alone.weights,
+        alone.gradients,
+        alone.optimizer,
+    )
+    assert (alone.exchange, plain.exchange, two.exchange) == (0, plain.gradients, 0)
+    assert two.weights == alone.weights
+    assert two.gradients == -(-alone.gradients // 4)
+    assert two.optimizer == three.optimizer == -(-alone.optimizer // 4)
+    assert three.weights == -(-alone.weights // 4)
+
+
+def test_what_does_not_train_keeps_nothing(home: Path) -> None:
+    fusion, vision, everything = plan_of(home)
+    assert fusion.gradients < vision.gradients < everything.gradients
+    assert fusion.activations < vision.activations < everything.activations
+    # Gradients pass through the frozen language model, but its layers keep no inputs.
+    (language,) = plan_stages(
+        (recipe := recipe_of(home, "language-adaptation")),
+        outline_recipe(recipe, Path.cwd()),
+        tokens_of(recipe),
+    )
+    assert language.trains == ("host_language",)
+    assert language.activations < everything.activations
+
+
+def test_activations_follow_the_batch_the_arithmetic_and_recomputation(home: Path) -> None:
+    base = ["training.gradient_checkpointing=false", "training.precision=fp32"]
+    one = peak(plan_of(home, *base, "training.batch_size=1"))
+    three = peak(plan_of(home, *base, "training.batch_size=3"))
+    assert three.activations == 3 * one.activations
+    assert three.scores == 3 * one.scores
+    half = peak(plan_of(home, base[0], "training.batch_size=3"))
+    assert half.activations < three.activations
+    # All weights are float32 and either train or pass gradients on.
+    assert (three.copies, half.copies * 2) == (0, half.weights)
+    less = peak(plan_of(home, "training.precision=fp32", "training.batch_size=3"))
+    assert less.activations < three.activations
+
+
+def test_measured_and_formula_are_of_one_size(home: Path) -> None:
+    more = ("training.gradient_checkpointing=false", "training.precision=fp32")
+    recipe = recipe_of(home, "progressive", *more)
+    outline = outline_recipe(recipe, Path.cwd())
+    measured = measure_activations(recipe, outline, Path.cwd())
+    assert measured is not None
+    for stage in plan_stages(recipe, outline, tokens_of(recipe)):
+        estimate = stage.activations + stage.scores
+        assert 0.6 < estimate / measured[stage.name] < 1.4, stage.name
+    given = plan_stages(recipe, outline, tokens_of(recipe), measured=measured)
+    assert [stage.activations for stage in given] == list(measured.values())
+    assert [stage.scores for stage in given] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "more", ["training.gradient_checkpointing=true", "training.precision=bf16"]
+)
+def test_what_a_count_would_not_show_is_not_measured(more: str, home: Path) -> None:
+    changes = ["training.gradient_checkpointing=false", "training.precision=fp32", more]
+    recipe = recipe_of(home, "progressive", *changes)
+    outline = outline_recipe(recipe, Path.cwd())
+    assert measure_activations(recipe, outline, Path.cwd()) is None
+
+
+def test_every_knob_lowers_the_peak_as_it_says(home: Path) -> None:
+    off = ["training.gradient_checkpointing=false", "training.precision=fp32"]
+    recipe = recipe_of(home, "progressive", *off)
+    outline, tokens = outline_recipe(recipe, Path.cwd()), tokens_of(recipe)
+    now = peak(plan_stages(recipe, outline, tokens)).total
+    knobs = find_knobs(recipe, outline, tokens)
+    changes = [" ".join(knob.change) for knob in knobs]
+    assert "training.batch_size=1 training.accumulation=2" in changes
+    assert "training.gradient_checkpointing=true" in changes
+    assert "host.lora.rank=16" in changes
+    assert "freeze.freeze_llm=true" in changes
+    assert any("training_mode=fusion_only" in change for change in changes)
+    for knob in knobs:
+        assert knob.total < now
+        other = changed(recipe, knob.change)
+        again = peak(plan_stages(other, outline_recipe(other, Path.cwd()), tokens)).total
+        assert again == knob.total, knob.change
+
+
+def test_a_frozen_host_may_be_held_in_half_precision(home: Path) -> None:
+    recipe = recipe_of(home, "fusion-learning", "host.dtype=float32")
+    outline, tokens = outline_recipe(recipe, Path.cwd()), tokens_of(recipe)
+    changes = [knob.change for knob in find_knobs(recipe, outline, tokens)]
+    assert ("host.dtype=bfloat16",) in changes
+    vision = recipe_of(home, "vision-finetuning")
+    changes = [knob.change for knob in find_knobs(vision, outline, tokens)]
+    assert ("host.dtype=bfloat16",) not in changes
+
+
+def test_the_lines_add_up_and_each_is_called_something(home: Path) -> None:
+    stage = peak(plan_of(home))
+    lines = {name: getattr(stage, name) for name in CERTAINTY}
+    assert sum(lines.values()) == stage.total
+    assert stage.reserve == RESERVE
+
+
+def test_missing_configurations_are_named(home: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(home, "progressive", f"host.path={tmp_path}")
+    with pytest.raises(CheckpointError, match=r"no config.json of the host .* as host.path"):
+        outline_recipe(recipe, Path.cwd())
+    recipe = recipe_of(home, "progressive", f"encoders.dinov2.path={tmp_path}")
+    with pytest.raises(CheckpointError, match=r"of the encoder 'dinov2'.* as encoders.dinov2.path"):
+        outline_recipe(recipe, Path.cwd())
+    recipe = recipe_of(home, "progressive", "encoders.dinov2={kind: timm, model: vit_tiny}")
+    with pytest.raises(InputError, match="only its weights tell"):
+        outline_recipe(recipe, Path.cwd())
