@@ -73,7 +73,7 @@ def train(output: str, *, model: str = "small", dropout: float = 0.0, **settings
         report = trainer.train()
     except ChiasmError as error:
         (path / f"error-{rank}.txt").write_text(f"{type(error).__name__}: {error}")
-        os._exit(3)
+        raise SystemExit(3) from None
     if trainer.processes.is_main:
         (path / "report.json").write_text(
             json.dumps({"step": report.step, "finished": report.finished})

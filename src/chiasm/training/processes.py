@@ -53,7 +53,8 @@ def build_accelerator(settings: TrainingSettings) -> Accelerator:
         )
     except ValueError as error:
         raise ConfigError(
-            f"precision {settings.precision!r} is not possible here: {error}. Use fp32 or bf16"
+            f"Accelerate refuses precision {settings.precision!r} or the launcher's engine file: "
+            f"{error}. Use fp32 or bf16, and one of the shipped engine files"
         ) from None
     if settings.precision == "fp16" and accelerator.device.type == "cpu":
         # Accelerate would say nothing and train in float32.

@@ -62,7 +62,7 @@ class ZeroEngine:
         settings: TrainingSettings,
     ) -> None:
         plugin = accelerator.state.deepspeed_plugin
-        _check(plugin, settings)
+        check_plugin(plugin, settings)
         self.uneven = bool(settings.uneven_gradients)
         self.watched = False
         self._model = model
@@ -190,7 +190,12 @@ def build_engine(
     return optimizer, ZeroEngine(module, optimizer, accelerator, processes, settings)
 
 
-def _check(plugin: Any, settings: TrainingSettings) -> None:
+def check_plugin(plugin: Any, settings: TrainingSettings) -> None:
+    """Check that an engine file and settings ask for what `ZeroEngine` does.
+
+    Raises:
+        ConfigError: They do not; all faults are listed.
+    """
     faults = []
     if plugin.zero_stage not in (1, 2):
         faults.append(
