@@ -39,7 +39,8 @@ def build_accelerator(settings: TrainingSettings) -> Accelerator:
     group = InitProcessGroupKwargs(
         timeout=_PATIENCE, backend="gloo" if no_gpu and deepspeed else None
     )
-    wanted = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[settings.precision]
+    # DeepSpeed would turn the weights themselves into bf16; its engine asks for autocast instead.
+    wanted = "no" if deepspeed or settings.precision == "fp32" else settings.precision
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != wanted:
         # One process may train several models one after another; Accelerate's shared state holds
