@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from chiasm.core.errors import InputError
@@ -21,9 +22,10 @@ class NullEye(nn.Module):
     missing is the information about this image. A gain that a model trained with the null eye also
     shows is a gain from capacity or from training, not from the second eye.
 
-    Images of equal size change places in a circle, each getting the next one's view. An image that
-    is alone with its size gets the last one of that size from an earlier batch; the very first has
-    nothing to change with, which is an error.
+    Each image gets the view of the next image of its size, in a circle, that differs from it; an
+    image that is alone with its size gets the next one of another size, stretched. Where a batch
+    holds one picture only, an even field of the encoder's mean colour stands for the other view:
+    one remembered from before would make answers depend on what was asked earlier.
 
     Args:
         encoder: The encoder to blind.
@@ -36,7 +38,6 @@ class NullEye(nn.Module):
                 f"the null eye needs an encoder that is an nn.Module, not {type(encoder).__name__}"
             )
         self.encoder: Any = encoder
-        self._before: dict[tuple[int, ...], Tensor] = {}
 
     @property
     def width(self) -> int:
@@ -65,28 +66,34 @@ class NullEye(nn.Module):
         return f"null eye of {self.encoder.description}"
 
     def encode(self, images: Sequence[Tensor], geometries: Sequence[ImageGeometry]) -> VisualTokens:
-        """Encode, each image with another one's pixels; see the class.
-
-        Raises:
-            InputError: An image has no other of its size, now or before.
-        """
-        tokens: VisualTokens = self.encoder.encode(self._exchange(images), geometries)
+        """Encode, each image with another one's pixels; see the class."""
+        tokens: VisualTokens = self.encoder.encode(exchange_views(images), geometries)
         return tokens
 
-    def _exchange(self, images: Sequence[Tensor]) -> list[Tensor]:
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault(tuple(image.shape), []).append(index)
-        exchanged = list(images)
-        for shape, members in groups.items():
-            if len(members) == 1 and shape not in self._before:
-                raise InputError(
-                    f"the null eye has one image of shape {shape} and none before it to change "
-                    "places with; use batches of at least two images of a size"
-                )
-            views = [images[index] for index in members]
-            views = [self._before[shape]] if len(views) == 1 else [*views[1:], views[0]]
-            self._before[shape] = images[members[-1]].detach()
-            for index, view in zip(members, views, strict=True):
-                exchanged[index] = view
-        return exchanged
+
+def exchange_views(images: Sequence[Tensor]) -> list[Tensor]:
+    """Give each prepared image the pixels of another one of the batch; see `NullEye`.
+
+    Args:
+        images: For each image float (3, height, width), normalised to mean zero.
+
+    Returns:
+        As many images of the same sizes.
+    """
+    return [_other_view(images, index) for index in range(len(images))]
+
+
+def _other_view(images: Sequence[Tensor], index: int) -> Tensor:
+    own = images[index]
+    following = [*images[index + 1 :], *images[:index]]
+    alike = [image for image in following if image.shape == own.shape]
+    unlike = [image for image in following if image.shape != own.shape]
+    for image in alike:
+        # Several questions on one picture stand in a batch: the same picture is no other view.
+        if not torch.equal(image, own):
+            return image
+    if unlike:
+        return nn.functional.interpolate(
+            unlike[0][None], size=own.shape[1:], mode="bilinear", antialias=True
+        )[0]
+    return torch.zeros_like(own)

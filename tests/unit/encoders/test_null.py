@@ -49,33 +49,49 @@ def test_what_is_given_is_what_was_there() -> None:
     assert sorted(order) == [0, 1, 2, 3, 4]
 
 
-def test_an_image_alone_gets_the_last_of_its_size() -> None:
+def test_an_image_alone_with_its_size_gets_the_next_one_stretched() -> None:
     plain = tiny_encoder("dinov2")
     eye = NullEye(plain)
-    rows(eye, (0, SMALL), (1, SMALL))
-    seen = rows(plain, (1, SMALL), (7, SMALL))
-    assert torch.allclose(rows(eye, (7, SMALL))[0], seen[0], atol=1e-6)
-    assert torch.allclose(rows(eye, (8, SMALL))[0], seen[1], atol=1e-6)
+    views = [(0, SMALL), (1, LARGE), (2, SMALL)]
+    images, _ = shown(plain, *views)
+    stretch = torch.nn.functional.interpolate
+    expected = stretch(images[2][None], size=images[1].shape[1:], mode="bilinear", antialias=True)
+    with torch.no_grad():
+        wanted = plain.encode([expected[0]], [LARGE]).rows()[0]
+    assert torch.allclose(rows(eye, *views)[1], wanted, atol=1e-6)
 
 
-def test_the_first_image_of_a_size_cannot_be_alone() -> None:
-    eye = NullEye(tiny_encoder("dinov2"))
-    rows(eye, (0, SMALL), (1, SMALL))
-    with pytest.raises(InputError, match=r"one image of shape \(3, 35, 21\) and none before it"):
-        rows(eye, (0, LARGE))
-
-
-def test_what_is_kept_holds_no_gradient() -> None:
-    plain = tiny_encoder("dinov2").train().requires_grad_(True)
+def test_the_only_image_is_an_even_field_whatever_was_seen_before() -> None:
+    plain = tiny_encoder("dinov2")
     eye = NullEye(plain)
-    images, geometries = shown(eye, (0, SMALL), (1, SMALL))
+    first = rows(eye, (0, SMALL))[0]
+    rows(eye, (1, SMALL), (2, SMALL))
+    assert torch.equal(rows(eye, (3, SMALL))[0], first)
+    (image,), geometries = shown(plain, (0, SMALL))
+    with torch.no_grad():
+        assert torch.equal(plain.encode([torch.zeros_like(image)], geometries).rows()[0], first)
+
+
+def test_the_same_picture_twice_is_no_other_view() -> None:
+    plain = tiny_encoder("dinov2")
+    views = [(0, SMALL), (0, SMALL), (0, SMALL), (1, SMALL), (1, SMALL)]
+    seen, blind = rows(plain, *views), rows(NullEye(plain), *views)
+    for index, giver in enumerate([3, 3, 3, 0, 0]):
+        assert torch.allclose(blind[index], seen[giver], atol=1e-6), index
+    lonely = rows(NullEye(plain), (0, SMALL), (0, SMALL))
+    assert not any(torch.allclose(row, seen[0], atol=1e-2) for row in lonely)
+
+
+def test_gradients_reach_the_image_that_was_shown() -> None:
+    eye = NullEye(tiny_encoder("dinov2"))
+    images, geometries = shown(eye, (0, SMALL), (1, LARGE), (2, SMALL))
     images = [image.requires_grad_(True) for image in images]
-    eye.encode(images, geometries).features.sum().backward()
-    assert all(image.grad is not None for image in images)
-    alone, geometry = shown(eye, (2, SMALL))
-    images[1].grad = None
-    eye.encode(alone, geometry).features.sum().backward()
-    assert images[1].grad is None
+    eye.encode(images, geometries).rows()[0].sum().backward()
+    assert [image.grad is not None and bool(image.grad.any()) for image in images] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_it_says_what_it_is() -> None:

@@ -1,0 +1,71 @@
+"""The shipped models: they load, they are what their recipes say, and they are small."""
+
+import json
+
+import pytest
+
+from chiasm.core.errors import CheckpointError, InputError
+from chiasm.recipes.loading import load_recipe, load_run
+from chiasm.recipes.places import shipped_models
+from chiasm.recipes.shipping import ship
+
+NAMES = ("tiny-dual", "tiny-eye", "tiny-host")
+MOST_BYTES = 25_000_000
+
+
+def test_the_promised_models_are_there():
+    assert tuple(sorted(shipped_models())) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_model_loads_and_replays_its_receipt(name):
+    model = load_run(name)
+    assert not model.training
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_model_was_trained_by_the_shipped_recipe(name):
+    folder = shipped_models()[name]
+    assert load_recipe(folder / "recipe.yaml") == load_recipe(name)
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = sum(stage.steps or 0 for stage in load_recipe(name).training.stages)
+    assert metrics[-1]["step"] == steps
+    assert (folder / "log.txt").stat().st_size > 0
+
+
+def test_all_assets_together_are_small():
+    sizes = [
+        file.stat().st_size
+        for folder in shipped_models().values()
+        for file in folder.rglob("*")
+        if file.is_file()
+    ]
+    assert sum(sizes) < MOST_BYTES
+
+
+def test_dual_stands_on_the_host_and_eye_that_ship():
+    built_on = json.loads((shipped_models()["tiny-dual"] / "host.json").read_text())
+    assert built_on["host"]["name"] == "tiny-host"
+    model = load_run("tiny-dual")
+    assert model.identity["host"]["sha256"] == built_on["host"]["sha256"]
+
+
+def test_shipping_does_not_write_over_what_is_there(tmp_path):
+    target = tmp_path / "model"
+    target.mkdir()
+    with pytest.raises(InputError, match="exists; remove it first"):
+        ship(shipped_models()["tiny-eye"], target)
+
+
+def test_shipping_an_unfinished_run_names_what_is_missing(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text((shipped_models()["tiny-eye"] / "recipe.yaml").read_text())
+    with pytest.raises(CheckpointError, match=r"lacks host\.json"):
+        ship(run, tmp_path / "model")
+
+
+def test_a_shipped_run_can_be_shipped_again(tmp_path):
+    ship(shipped_models()["tiny-host"], tmp_path / "copy")
+    assert (tmp_path / "copy" / "host" / "config.json").is_file()
+    assert not list((tmp_path / "copy" / "host").glob("*.safetensors"))
