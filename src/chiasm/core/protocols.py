@@ -60,9 +60,7 @@ class VisionEncoder(Protocol):
         """The encoder's own preprocessing."""
         ...
 
-    def encode(
-        self, images: Sequence[Tensor], geometries: Sequence[ImageGeometry]
-    ) -> VisualTokens:
+    def encode(self, images: Sequence[Tensor], geometries: Sequence[ImageGeometry]) -> VisualTokens:
         """Encode prepared images into one token a cell of their geometry."""
         ...
 

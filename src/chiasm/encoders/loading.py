@@ -164,9 +164,7 @@ def _strip(model: nn.Module, tower: Tower) -> None:
             modules[parent].register_parameter(own, None)
 
 
-def _preprocessing(
-    family: Family, path: str, revision: str | None
-) -> tuple[Colour, Colour, str]:
+def _preprocessing(family: Family, path: str, revision: str | None) -> tuple[Colour, Colour, str]:
     """Read mean, deviation and filter from the checkpoint; the family's own where it has none."""
     try:
         values, _ = ImageProcessingMixin.get_image_processor_dict(path, revision=revision)
