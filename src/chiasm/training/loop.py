@@ -296,7 +296,7 @@ class Trainer:
                 self.dataset,
                 self.collate,
                 self.slices,
-                step=self.state.step,
+                step=self.plan.planned_step(self.state.stage, self.state.stage_step),
                 workers=self.settings.workers,
                 seed=self.settings.seed,
             )
@@ -378,6 +378,8 @@ class Trainer:
                 f"stage {self.stage.name} ended early: {state.stale} evaluations without a better "
                 f"{self.settings.metric}"
             )
+            # The next stage's samples begin where they would have begun.
+            self._batches = None
         state.stage += 1
         state.stage_step, state.stale, state.trainable = 0, 0, None
         self.audit, self._entered = None, False

@@ -52,6 +52,14 @@ class Plan:
         """Parts that any stage trains."""
         return frozenset().union(*self.declared)
 
+    def planned_step(self, index: int, step: int) -> int:
+        """Return the run's step that is `step` steps into a stage when no stage ends early.
+
+        Data are read by this step, so that each stage reads its own samples also after one that
+        ended early.
+        """
+        return sum(self.totals[:index]) + step
+
     def stage(self, index: int) -> StageSettings:
         """Return a stage; the last one for an index past the end."""
         return self.stages[min(index, len(self) - 1)]

@@ -296,6 +296,34 @@ def test_patience_ends_the_stage_and_not_the_run(tmp_path: Path) -> None:
     assert "stage one ended early: 2 evaluations without a better score" in log
 
 
+class Noting(SmallData):
+    """Notes which samples are read."""
+
+    def __init__(self) -> None:
+        super().__init__(29)
+        self.read: list[int] = []
+
+    def __getitem__(self, index: int) -> Sample:
+        self.read.append(index)
+        return super().__getitem__(index)
+
+
+def test_after_an_early_end_the_next_stage_reads_its_own_samples(tmp_path: Path) -> None:
+    data = Noting()
+    trainer(
+        tmp_path,
+        stage("one", 5, ["fusion"]),
+        stage("two", 1, ["head"]),
+        dataset=data,
+        order="sequential",
+        evaluate=scores([0.2, 0.1, 0.3]),
+        metric="score",
+        evaluate_every=1,
+        patience=1,
+    ).train()
+    assert data.read == [0, 1, 2, 3, 4, 5, 15, 16, 17]
+
+
 def test_with_an_average_evaluation_and_model_are_the_average(tmp_path: Path) -> None:
     model = SmallModel()
     seen: list[dict[str, Tensor]] = []
