@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from rich.console import Console
 from chiasm.core.batch import Batch
 from chiasm.core.errors import ChiasmError
 from chiasm.core.outputs import Outputs
+from chiasm.training import engine
 from chiasm.training.loop import Trainer
 from chiasm.training.settings import StageSettings, TrainingSettings
 from tests.unit.training.small import SmallData, SmallModel, SmallObjective, collate
@@ -51,9 +53,19 @@ class OneEyed(SmallModel):
 
 
 def train(output: str, *, model: str = "small", dropout: float = 0.0, **settings: Any) -> None:
-    """Train; write `report.json`, or `error-RANK.txt` when the run refuses to go on."""
+    """Train; write `report.json`, or `error-RANK.txt` when the run refuses to go on.
+
+    Args:
+        output: The run directory.
+        model: `small` or `one-eyed`.
+        dropout: Of the model.
+        settings: Settings of the trainer, and `resume`; `message`, the numbers in one message
+            between processes; `signalled`, a (rank, step) at which a process gets SIGTERM.
+    """
     torch.set_num_threads(1)
     resume = settings.pop("resume", False)
+    engine._MESSAGE = settings.pop("message", engine._MESSAGE)
+    signalled = settings.pop("signalled", None)
     kinds = {"small": SmallModel, "one-eyed": OneEyed}
     built = kinds[model](dropout=dropout)
     path = Path(output)
@@ -70,14 +82,27 @@ def train(output: str, *, model: str = "small", dropout: float = 0.0, **settings
             evaluate=lambda: {"bias": float(built.head[1].bias[0])},
             console=Console(file=io.StringIO()),
         )
+        if signalled is not None and signalled[0] == trainer.processes.rank:
+            _arm(trainer, signalled[1])
         report = trainer.train()
     except ChiasmError as error:
         (path / f"error-{rank}.txt").write_text(f"{type(error).__name__}: {error}")
         raise SystemExit(3) from None
     if trainer.processes.is_main:
         (path / "report.json").write_text(
-            json.dumps({"step": report.step, "finished": report.finished})
+            json.dumps({"step": report.step, "interrupted": report.interrupted})
         )
+
+
+def _arm(trainer: Trainer, step: int) -> None:
+    read = trainer.scorer.objective.count
+
+    def count(batch: Batch) -> Mapping[str, float]:
+        if trainer.state.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(batch)
+
+    trainer.scorer.objective.count = count  # type: ignore[method-assign]
 
 
 def run(rank: int, count: int, port: int, output: str, options: Mapping[str, Any]) -> None:

@@ -69,9 +69,10 @@ def test_two_processes_are_one(tmp_path: Path, accumulation: int) -> None:
     assert_close(tmp_path / "two", tmp_path / "one")
 
 
-def test_parts_that_only_some_processes_use(tmp_path: Path) -> None:
+@pytest.mark.parametrize("message", [50, 10**6])
+def test_parts_that_only_some_processes_use(tmp_path: Path, message: int) -> None:
     """The first step of the stage shows it; nobody waits for ever, and the result is the same."""
-    options: dict[str, Any] = {"stages": TWO_STAGES, "model": "one-eyed", "accumulation": 1}
+    options: dict[str, Any] = {"stages": TWO_STAGES, "model": "one-eyed", "message": message}
     assert launch(tmp_path / "two", 2, batch_size=1, **options) == [0, 0]
     options["accumulation"] = 2
     assert launch(tmp_path / "one", 1, batch_size=1, **options) == [0]
@@ -88,6 +89,16 @@ def test_gradients_that_differ_are_named(tmp_path: Path) -> None:
         assert message.startswith("TrainingError: ")
         assert "encoder.right/0.weight: no gradient on process [" in message
         assert "uneven_gradients" in message
+
+
+def test_a_signal_to_one_process_ends_all_after_the_same_step(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"stages": TWO_STAGES, "batch_size": 3}
+    straight, cut = tmp_path / "straight", tmp_path / "cut"
+    assert launch(straight, 2, **options) == [0, 0]
+    assert launch(cut, 2, signalled=(1, 5), **options) == [0, 0]
+    assert json.loads((cut / "report.json").read_text()) == {"step": 6, "interrupted": True}
+    assert launch(cut, 2, resume=True, **options) == [0, 0]
+    assert [row["loss"] for row in lines(cut)] == [row["loss"] for row in lines(straight)]
 
 
 def test_a_resumed_run_of_two_processes_is_the_same(tmp_path: Path) -> None:
