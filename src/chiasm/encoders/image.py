@@ -172,7 +172,12 @@ class TransformersEncoder(nn.Module):
         if layer < -1:
             self._cut(layer)
         # Taken now: training moves the weights, and identity tells what was built on.
-        self._identity = {**self.source, "weights": fingerprint(self.model)}
+        # Random weights are saved with the model, so where they began is of no account.
+        # The hash says which checkpoint it was; where it lay differs between machines.
+        self._identity = {
+            **{name: value for name, value in self.source.items() if name != "path"},
+            "weights": fingerprint(self.model) if "path" in self.source else "random",
+        }
 
     @property
     def width(self) -> int:

@@ -111,7 +111,11 @@ class TimmEncoder(nn.Module):
         self._layer = layer
         self._pooling = pooling
         self._source = dict(source)
-        self._identity = {**source, "weights": fingerprint(model)}
+        # The hash says which checkpoint it was; where it lay differs between machines.
+        self._identity = {
+            **{name: value for name, value in source.items() if name != "path"},
+            "weights": fingerprint(model),
+        }
 
     @property
     def width(self) -> int:

@@ -26,8 +26,13 @@ def build_dual(
     encoders = {name: tiny_encoder(name) for name in names or ("dinov2",)}
     torch.manual_seed(7)
     widths = {name: encoder.width for name, encoder in encoders.items()}
-    settings = {"width": 31, "scope": "token"} if fusion == "gated" else {}
-    module = FUSIONS[fusion](**settings).build(host_width=host.width, encoder_widths=widths)
+    settings: dict[str, dict[str, Any]] = {
+        "gated": {"width": 31, "scope": "token"},
+        "interleave": {"opened": True},
+    }
+    module = FUSIONS[fusion](**settings.get(fusion, {})).build(
+        host_width=host.width, encoder_widths=widths
+    )
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape))

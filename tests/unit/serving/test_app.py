@@ -19,6 +19,7 @@ from chiasm.models.cell_classifier import CellClassifier
 from chiasm.serving.app import Server, build_app
 from chiasm.serving.limits import Limits
 from tests.unit.inference.duals import IMAGE, build_dual, build_host_alone, conversation
+from tests.unit.inference.duals import asked as question_sample
 from tests.unit.serving.test_messages import asked, data_uri, image_part
 
 NEW = 7
@@ -335,6 +336,16 @@ def test_the_default_length_fits_the_context(model: Any) -> None:
     room = prepared.generation.max_new_tokens + prepared.batch.input_ids.shape[1]
     assert room == 4099
     assert get(app, "/health").status_code == 200
+
+
+def test_tokens_that_a_fusion_adds_count() -> None:
+    model = build_dual(fusion="interleave")
+    used = post(build_app(model, "tiny"), about_the_picture()).json()["usage"]["prompt_tokens"]
+    collated = model.collator.collate([question_sample(QUESTION)], generation=True)
+    assert used == collated.input_ids.shape[1] + collated.geometries[0].count
+    app = build_app(model, "tiny", limits=Limits(new_tokens=9999))
+    fits = {**about_the_picture(), "max_tokens": 4099 - used + 1}
+    assert error_of(post(app, fits), 400)["code"] == "context_length_exceeded"
 
 
 def test_models_that_cannot_answer_are_not_served(model: Any) -> None:

@@ -101,6 +101,8 @@ def test_parts_that_would_name_files_are_no_parts(part: dict[str, Any]) -> None:
 def test_images_that_are_none_say_so() -> None:
     large = data_uri(picture(97, 89, 0))
     wrong = {
+        # A whole image in a format that is not let in.
+        data_uri(picture(61, 83, 1), "tiff"): "not an image of the formats PNG, JPEG, WEBP, GIF",
         "data:image/png;base64,!!!": "Only base64 data is allowed",
         "data:image/png,abc": "the form is data:image/png;base64,...",
         "data:image/png;base64," + base64.b64encode(b"GIF?").decode(): "not an image",
