@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from chiasm.core.config import read_config
+from chiasm.core.config import Config, read_config
 from chiasm.core.errors import ConfigError, UnknownNameError
+from chiasm.fusion import FUSIONS
 from chiasm.recipes.loading import load_recipe, recipe_text
 from chiasm.recipes.places import shipped_recipes
 from chiasm.recipes.schema import Recipe
@@ -107,9 +108,26 @@ def test_unknown_kinds_and_values_inside_them_are_named() -> None:
     assert "widht" in told
 
 
+def test_an_entry_in_the_table_is_a_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class OwnConfig(Config):
+        strength: float = 1.0
+
+    monkeypatch.setitem(FUSIONS, "own", OwnConfig)  # type: ignore[arg-type]
+    eye = {"eye": {"kind": "dinov2", "path": "x"}}
+    recipe = read(encoders=eye, fusion={"kind": "own", "strength": 0.5})
+    assert recipe.fusion == OwnConfig(strength=0.5)
+    assert recipe.to_plain()["fusion"] == {"kind": "own", "strength": 0.5}
+    (tmp_path / "again.yaml").write_text(recipe_text(recipe), encoding="utf-8")
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"fusion": 3}, "3 is no fusion; write {kind: ...} with one of: gated, concat"),
+        ({"fusion": ["gated"]}, "['gated'] is no fusion; write {kind: ...}"),
+        ({"encoders": {"eye": "dinov2"}}, "'dinov2' is no encoder; write {kind: ...}"),
+        ({"encoders": ["dinov2"]}, "encoders: "),
         ({"host": {}}, "give exactly one of `path` and `scratch`"),
         ({"host": {"path": "x", "scratch": {}}}, "give exactly one of `path` and `scratch`"),
         ({"fusion": {"kind": "gated"}}, "`encoders` and `fusion` belong together"),
