@@ -37,7 +37,10 @@ def trained_parts(result: Result) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("stages", [1, 3])
-def test_a_dry_run_prints_the_recipe_and_the_parts(stages: int, home: Path, tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_recipe_and_the_parts(
+    stages: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     name = {1: "vision-finetuning", 3: "progressive"}[stages]
     overrides = [*tiny_overrides(home, stages), "training.stages.0.learning_rate=0.5"]
     result = chiasm(name, *overrides, "--dry-run")
