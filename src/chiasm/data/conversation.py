@@ -33,7 +33,7 @@ class Fault:
     @property
     def line(self) -> int:
         """The line of the origin; 0 where it names none."""
-        number = self.origin.rpartition(":")[2]
+        number = self.origin.rpartition(":")[2].partition("#")[0]
         return int(number) if number.isascii() and number.isdigit() else 0
 
     def __str__(self) -> str:

@@ -29,16 +29,24 @@ class Record:
         fields: The record as it stands in the file.
         file: The file.
         line: The line it begins on, from 1; in Parquet the row, from 1.
+        nth: Which of the records that begin on this line, from 1; a JSON file without line breaks
+            holds all of them on one.
     """
 
     fields: Mapping[str, Any]
     file: Path
     line: int
+    nth: int = 1
+
+    @property
+    def place(self) -> str:
+        """The line, and which record on it if it is not the first: `7`, or `1#3`."""
+        return f"{self.line}" if self.nth == 1 else f"{self.line}#{self.nth}"
 
     @property
     def origin(self) -> str:
-        """File and line, for messages."""
-        return f"{self.file}:{self.line}"
+        """File and place, for messages."""
+        return f"{self.file}:{self.place}"
 
 
 def read_records(path: Path | str) -> tuple[list[Record], list[Fault]]:
@@ -74,7 +82,9 @@ def read_records(path: Path | str) -> tuple[list[Record], list[Fault]]:
                 Fault(f"{file}:{line}", "record", shown(found), "a record is an object {...}")
             )
         else:
-            records.append(Record(found, file, line))
+            before = records[-1] if records else None
+            nth = before.nth + 1 if before is not None and before.line == line else 1
+            records.append(Record(found, file, line, nth))
     if not records and not faults:
         faults.append(Fault(str(file), "file", "no records", "it needs at least one record"))
     return records, faults

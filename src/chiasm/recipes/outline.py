@@ -23,6 +23,7 @@ from chiasm.data.prompts import Prompter
 from chiasm.encoders import EncoderConfig
 from chiasm.encoders.image import TransformersEncoderConfig
 from chiasm.encoders.loading import build_tower
+from chiasm.fusion.gated import GatedFusion
 from chiasm.heads.cells import CellHead
 from chiasm.heads.words import background_classifiers
 from chiasm.language.hosts import HOSTS
@@ -99,7 +100,7 @@ def outline_recipe(recipe: Recipe, base: Path) -> Outline:
     if recipe.fusion is not None:
         widths = {name: tower.width for name, tower in towers.items()}
         fusion = recipe.fusion.build(host_width=config.hidden_size, encoder_widths=widths)
-        parts |= _fusion_parts(recipe, fusion)
+        parts |= _fusion_parts(fusion)
     if recipe.dense_head:
         parts["head"] = background_classifiers(config.hidden_size, tuple(recipe.objective.cells))
     decoder = model.get_submodule(adapter.decoder_name)
@@ -109,9 +110,9 @@ def outline_recipe(recipe: Recipe, base: Path) -> Outline:
     )
 
 
-def _fusion_parts(recipe: Recipe, fusion: Any) -> dict[str, nn.Module]:
+def _fusion_parts(fusion: Any) -> dict[str, nn.Module]:
     """Cut a fusion as the dual encoder does: a gated one in pieces, any other whole."""
-    if recipe.to_plain()["fusion"]["kind"] != "gated":
+    if not isinstance(fusion, GatedFusion):
         return {"fusion": fusion}
     return {f"fusion.{name}": piece for name, piece in fusion.named_children()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SkipValidation, field_validator, model_validator
 
 from chiasm.core.config import Config, lookup
 from chiasm.data.fitting import OverLong
@@ -109,7 +109,7 @@ class ObjectiveChoice(Config):
     cells: dict[str, float] = Field(default_factory=dict)
     """Weight of the dense loss by attribute (`shape`, `colour`, `texture`, `size`)."""
     diversity: float | None = Field(default=None, ge=0)
-    """Weight of the gate's diversity (`diversity_loss_weight` of the source document)."""
+    """Weight of the gate's diversity (`diversity_loss_weight` of a `config.json`)."""
     diversity_reading: DiversityConfig = DiversityConfig()
     """Which reading of diversity."""
 
@@ -168,6 +168,7 @@ class TrainingChoice(Config):
 
     stages: tuple[Stage, ...] = Field(min_length=1)
     learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak learning rate of stages and parts that name none."""
     batch_size: int = Field(default=8, gt=0)
     accumulation: int = Field(default=1, gt=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -215,9 +216,9 @@ class Recipe(Config):
     """What the run is for and what to expect, for people."""
     host: HostChoice
     """The model that is extended (for `cell_classifier`: whose grid and prompts are used)."""
-    encoders: dict[str, EncoderConfig] = Field(default_factory=dict)
+    encoders: dict[str, SkipValidation[EncoderConfig]] = Field(default_factory=dict)
     """Extra encoders by name, each with its `kind`."""
-    fusion: FusionConfig | None = None
+    fusion: SkipValidation[FusionConfig] | None = None
     """The fusion with its `kind`; needed exactly when there are encoders."""
     dense_head: bool = False
     """Whether the host's own visual tokens are also taught, cell by cell, the words of what they
@@ -226,8 +227,11 @@ class Recipe(Config):
     """`null_eye` gives each image the extra encoders' view of another image: the same parameters
     and the same compute without the information, as a control."""
     data: DataChoice
+    """What is learned from and what is measured on."""
     objective: ObjectiveChoice
+    """The terms of the loss."""
     training: TrainingChoice
+    """How it is trained, stage by stage."""
     training_mode: str | None = None
     """Training mode of stages that name neither mode nor parts."""
     freeze_config: dict[str, bool] = Field(default_factory=dict)
@@ -286,22 +290,35 @@ class Recipe(Config):
 
     def to_plain(self) -> dict[str, Any]:
         """Return the recipe as YAML can hold it, kinds included, without unset values."""
-        plain = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        options: dict[str, Any] = {"mode": "json", "exclude_none": True}
+        plain = self.model_dump(
+            **options, exclude_defaults=True, exclude={"encoders", "fusion", "family"}
+        )
         plain["family"] = self.family
-        for name, encoder in self.encoders.items():
-            plain["encoders"][name] = {"kind": _kind_of(encoder, ENCODERS)} | plain["encoders"][
-                name
-            ]
+        if self.encoders:
+            plain["encoders"] = {
+                name: {"kind": _kind_of(encoder, ENCODERS)}
+                | encoder.model_dump(**options, exclude_defaults=True)
+                for name, encoder in self.encoders.items()
+            }
         if self.fusion is not None:
-            values = self.fusion.model_dump(mode="json", exclude_none=True)
+            values = self.fusion.model_dump(**options)
             plain["fusion"] = {"kind": _kind_of(self.fusion, FUSIONS), **values}
-        return plain
+        return {name: plain[name] for name in type(self).model_fields if name in plain}
 
 
 def _with_kind(entry: Any, table: Any, what: str) -> Any:
-    """Read `{kind: name, ...}` into the configuration that the table has under that name."""
-    if not isinstance(entry, dict):
+    """Read `{kind: name, ...}` into the configuration that the table has under that name.
+
+    Pydantic's own check of the field's type is skipped: the table decides, so that one entry in it
+    is enough for a kind of one's own.
+    """
+    if isinstance(entry, tuple(table.values())):
         return entry
+    if not isinstance(entry, dict):
+        raise ValueError(
+            f"{entry!r} is no {what}; write {{kind: ...}} with one of: {', '.join(table)}"
+        )
     if "kind" not in entry:
         raise ValueError(f"{what} without `kind`; known kinds: {', '.join(table)}")
     values = {key: value for key, value in entry.items() if key != "kind"}

@@ -83,6 +83,12 @@ def test_a_flag_counts_before_the_mode_and_the_mode_before_the_config(
     assert language_and_eye(undone) == (True, False)
 
 
+def test_a_flag_counts_before_an_override(home: Path) -> None:
+    given = ["training_mode=full", "--training-mode", "fusion_only"]
+    result = chiasm("medical", *tiny_overrides(home), "--dry-run", *given)
+    assert yaml.safe_load(result.stdout)["training_mode"] == "fusion_only"
+
+
 @pytest.mark.parametrize(
     ("flag", "parts"),
     [

@@ -258,7 +258,7 @@ class RecordReader:
     def _identifier(self) -> str:
         value = self.fields.get("id")
         if value is None:
-            return f"{self.record.file.name}:{self.record.line}"
+            return f"{self.record.file.name}:{self.record.place}"
         if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
             self.fault("id", shown(value), "a text or a whole number is needed")
             return ""
