@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from chiasm.core.config import read_config
 from chiasm.data.dataset import load_dataset
 from chiasm.fusion import FUSIONS
 from chiasm.recipes.loading import load_recipe, recipe_text
+from chiasm.recipes.places import shipped_engines
 from chiasm.recipes.schema import Recipe
 from tests.recipes.small import SCENARIOS, tiny_overrides, write_questions
 from tests.tiny import tiny_qwen2_5_vl
@@ -116,6 +118,7 @@ def test_the_page_runs(page: Path, desk: Path, parts: Path) -> None:
     copies = any("my.yaml" in words for words in commands(page, "chiasm") if "copy" in words)
     if not copies:
         fill_in(parts)
+    assert page.read_text(encoding="utf-8").startswith("# ")
     for words in commands(page, "chiasm"):
         run(words, parts)
         if words[1:3] == ["recipes", "copy"] and words[-1] == "my.yaml":
@@ -145,7 +148,7 @@ def test_records_of_the_page_are_read(page: Path, desk: Path) -> None:
 def test_excerpts_of_recipes_fit_a_recipe(page: Path) -> None:
     for block in blocks(page, "yaml"):
         values = load_recipe(RECIPE).to_plain() | yaml.safe_load(block)
-        read_config(Recipe, values, page.name)
+        assert read_config(Recipe, values, page.name).family == values["family"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -156,7 +159,11 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-PROGRAMS = {"accelerate": "accelerate.commands.launch", "torchrun": "torch.distributed.run"}
+PROGRAMS = {
+    "accelerate": ("accelerate.commands.launch", "--main_process_port"),
+    "torchrun": ("torch.distributed.run", "--master_port"),
+}
+"""By program its module, and the option for a port that no other test uses."""
 
 
 @pytest.mark.slow
@@ -168,10 +175,24 @@ PROGRAMS = {"accelerate": "accelerate.commands.launch", "torchrun": "torch.distr
 def test_launchers_train_and_evaluate(words: list[str], desk: Path, parts: Path) -> None:
     """With evaluation in the loop, which only the first process does while the others wait."""
     fill_in(parts)
+    for name, file in shipped_engines().items():
+        Path(f"{name}.yaml").write_bytes(file.read_bytes())
+    module, option = PROGRAMS[words[0]]
     rest = words[2:] if words[0] == "accelerate" else words[1:]
-    cpu = ["--cpu"] if words[0] == "accelerate" else []
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
     done = subprocess.run(
-        [sys.executable, "-m", PROGRAMS[words[0]], *cpu, *rest, "training.evaluate_every=1"],
+        [
+            sys.executable,
+            "-m",
+            module,
+            option,
+            port,
+            *rest,
+            "training.evaluate_every=1",
+            "data.measure=[loss, answers]",
+        ],
         cwd=desk,
         capture_output=True,
         text=True,
@@ -180,6 +201,7 @@ def test_launchers_train_and_evaluate(words: list[str], desk: Path, parts: Path)
         env={
             **os.environ,
             "OMP_NUM_THREADS": "1",
+            # The engine asks for GPUs; without any, processes speak gloo.
             "ACCELERATE_USE_CPU": "true",
             "PYTHONPATH": str(ROOT / "src"),
         },

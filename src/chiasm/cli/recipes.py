@@ -43,7 +43,10 @@ def show(
 @app.command()
 def copy(
     name: Annotated[
-        str, typer.Argument(help="A shipped recipe's name, a YAML file, or a config.json.")
+        str,
+        typer.Argument(
+            help="A shipped recipe's name, a YAML file, a config.json, or an engine: ddp, zero2."
+        ),
     ],
     file: Annotated[Path, typer.Argument(help="The YAML file to write.")],
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")] = False,
@@ -54,10 +57,11 @@ def copy(
     Examples:
         chiasm recipes copy fusion-learning my.yaml
         chiasm recipes copy config.json my.yaml
+        chiasm recipes copy zero2 zero2.yaml
     """
-    from chiasm.recipes.places import recipe_file
+    from chiasm.recipes.places import recipe_file, shipped_engines
 
-    source = recipe_file(name)
+    source = shipped_engines().get(name) or recipe_file(name)
     if file.suffix not in (".yaml", ".yml"):
         raise InputError(f"{file}: a recipe is a YAML file; call it {file.with_suffix('.yaml')}")
     if file.exists() and not force:

@@ -6,7 +6,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 
 from chiasm.core.config import lookup
 from chiasm.core.errors import ConfigError
@@ -32,6 +31,7 @@ from chiasm.recipes.own_host import is_own_host, load_own_host
 from chiasm.recipes.places import encoder_folder, host_folder
 from chiasm.recipes.schema import HostChoice, ObjectiveChoice, Recipe, Stage
 from chiasm.recipes.sources import StagedSamples, build_mixture, world_corpus
+from chiasm.training.processes import launched_processes
 from chiasm.training.settings import StageSettings, TrainingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -133,9 +133,8 @@ def build_training(
     Raises:
         ConfigError: A stage trains nothing or names an unknown part.
     """
-    processes = PartialState().num_processes
     training = recipe.training
-    window = training.batch_size * training.accumulation * processes
+    window = training.batch_size * training.accumulation * launched_processes()
     mixtures, stages, positions = [], [], []
     if training.patience is not None and any(stage.data for stage in training.stages):
         raise ConfigError(

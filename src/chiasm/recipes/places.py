@@ -26,6 +26,12 @@ def shipped_recipes() -> dict[str, Path]:
     return {file.stem: file for file in sorted(root.glob("*.yaml"))}
 
 
+def shipped_engines() -> dict[str, Path]:
+    """Return the files for `accelerate launch --config_file` by name."""
+    root = Path(str(files("chiasm"))) / "recipes" / "engines"
+    return {file.stem: file for file in sorted(root.glob("*.yaml"))}
+
+
 def run_folder(name: str | Path) -> Path:
     """Return the folder of a run: a shipped name or a run directory.
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from accelerate import PartialState
 
 from chiasm.core.protocols import Evaluate
 from chiasm.core.samples import Sample
@@ -93,11 +90,14 @@ def prepare(recipe: Recipe, output: Path | None, base: Path, resume: bool = Fals
 
 def run(prepared: Prepared, output: Path) -> TrainingReport:
     """Train, and write the host or encoder that a run brought forth beside its weights."""
-    assert prepared.trainer is not None
-    if prepared.recipe.host.scratch is not None and isinstance(prepared.model, DualEncoder):
-        _save_once(prepared.model.host.save, output / HOST_FOLDER)
-    report = prepared.trainer.train()
-    if PartialState().is_main_process and not report.interrupted:
+    trainer, model = prepared.trainer, prepared.model
+    assert trainer is not None
+    if isinstance(model, DualEncoder) and prepared.recipe.host.scratch is not None:
+        # At once, so that a checkpoint of a run that was cut short has what it needs beside it.
+        if trainer.processes.is_main and not (output / HOST_FOLDER).exists():
+            model.host.save(output / HOST_FOLDER)
+    report = trainer.train()
+    if trainer.processes.is_main and not report.interrupted:
         finish(prepared, output)
     return report
 
@@ -110,11 +110,6 @@ def finish(prepared: Prepared, output: Path) -> None:
         model.host.save(output / HOST_FOLDER)
     if isinstance(model, CellClassifier):
         model.tower.save(output / ENCODER_FOLDER)  # type: ignore[attr-defined]
-
-
-def _save_once(save: Callable[[Path], None], folder: Path) -> None:
-    if PartialState().is_main_process and not folder.exists():
-        save(folder)
 
 
 def _evaluator(recipe: Recipe, model: Family, samples: list[Sample]) -> Evaluate:

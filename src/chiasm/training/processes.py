@@ -24,6 +24,14 @@ from chiasm.training.settings import TrainingSettings
 _PATIENCE = timedelta(hours=2)
 
 
+def launched_processes() -> int:
+    """Return how many processes the launcher has started, 1 without a launcher.
+
+    Needs nothing of Accelerate, whose state must not come into being before `build_accelerator`.
+    """
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def build_accelerator(settings: TrainingSettings) -> Accelerator:
     """Build Accelerate's accelerator for the precision asked for.
 
@@ -31,7 +39,7 @@ def build_accelerator(settings: TrainingSettings) -> Accelerator:
         ConfigError: The precision is not possible on this device, or the launcher started several
             processes that do not find each other.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = launched_processes()
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     # Under torchrun on a machine without an accelerator, Accelerate joins processes only when told.
     no_gpu = launched > 1 and not torch.accelerator.is_available()

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from chiasm.cli.main import app
 from chiasm.recipes.loading import load_recipe
-from chiasm.recipes.places import shipped_recipes
+from chiasm.recipes.places import shipped_engines, shipped_recipes
 from tests.recipes.small import SCENARIOS
 
 
@@ -42,6 +42,14 @@ def test_a_copy_is_the_recipe_with_its_comments(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert file.read_text(encoding="utf-8") == chiasm("show", "efficient").stdout
     assert load_recipe(file) == load_recipe("efficient")
+
+
+@pytest.mark.parametrize("engine", ["ddp", "zero2"])
+def test_an_engine_can_be_copied(engine: str, tmp_path: Path) -> None:
+    assert chiasm("copy", engine, tmp_path / "engine.yaml").exit_code == 0
+    text = (tmp_path / "engine.yaml").read_text(encoding="utf-8")
+    assert "distributed_type: " in text
+    assert text == shipped_engines()[engine].read_text(encoding="utf-8")
 
 
 def test_a_file_is_replaced_only_when_asked_to(tmp_path: Path) -> None:
