@@ -93,13 +93,14 @@ def fill_in(parts: Path) -> None:
     Path("my.yaml").write_text(recipe_text(recipe), encoding="utf-8")
 
 
-def run(words: list[str], parts: Path) -> None:
+def run(words: list[str], parts: Path) -> tuple[int, str]:
+    """Run a command; return its exit code and all that it said."""
     arguments = words[1:]
     if arguments[0] in ("train", "plan") and arguments[1] in SCENARIOS:
         arguments = [*arguments, *shrunk(parts, STAGES.get(arguments[1], 1))]
     done = CliRunner().invoke(app, arguments)
-    told = f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
-    assert done.exit_code == 0, f"{told}\n{done.exception!r}"
+    told = f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}\n{done.exception!r}"
+    return done.exit_code, told
 
 
 def test_there_are_pages_with_commands() -> None:
@@ -120,7 +121,8 @@ def test_the_page_runs(page: Path, desk: Path, parts: Path) -> None:
         fill_in(parts)
     assert page.read_text(encoding="utf-8").startswith("# ")
     for words in commands(page, "chiasm"):
-        run(words, parts)
+        code, told = run(words, parts)
+        assert code == 0, told
         if words[1:3] == ["recipes", "copy"] and words[-1] == "my.yaml":
             fill_in(parts)
     before = set(FUSIONS)

@@ -20,7 +20,15 @@ from chiasm import __version__
 from chiasm.core.batch import Batch
 from chiasm.core.errors import ChiasmError
 from chiasm.inference.answers import Answer
-from chiasm.inference.responding import Answering, Generation, look, respond, seeded
+from chiasm.inference.responding import (
+    Answering,
+    Generation,
+    Sight,
+    look,
+    respond,
+    seeded,
+    splice,
+)
 from chiasm.inference.senses import Sensing, check_sense
 from chiasm.serving.completions import StopCutter, Ticket, event, usage
 from chiasm.serving.faults import SERVER, RequestFaultError
@@ -48,11 +56,13 @@ class Prepared:
     Attributes:
         request: The request.
         batch: Its conversation, collated.
+        sight: What the model made of its images.
         generation: How to write.
     """
 
     request: ChatRequest
     batch: Batch
+    sight: Sight | None
     generation: Generation
 
 
@@ -167,11 +177,13 @@ class Server:
         yield event("[DONE]")
 
     def _prepare(self, request: ChatRequest) -> Prepared:
-        """Decode and collate; the model is not run."""
+        """Decode, collate and look: all that can go wrong before the first word."""
         sample = read_conversation(request, self.limits)
         host = self.model.host
         batch = self.model.collator.collate([sample], generation=True).to(host.device)
-        length = batch.input_ids.shape[1]
+        sight = look(self.model, batch)
+        # A fusion may write several tokens for a cell, so the collated length is not the whole.
+        length = splice(self.model, batch, sight).input_ids.shape[1]
         most = int(host.model.config.get_text_config().max_position_embeddings)
         room = most - length
         wanted = request.new_tokens or min(self.limits.default_new_tokens, max(room, 1))
@@ -183,7 +195,7 @@ class Server:
                 param="messages",
             )
         generation = Generation(wanted, request.temperature, request.top_p, request.stop)
-        return Prepared(request, batch, generation)
+        return Prepared(request, batch, sight, generation)
 
     def _write(
         self,
@@ -191,7 +203,7 @@ class Server:
         gone: threading.Event,
         tell: Callable[[str], None] | None = None,
     ) -> Answer:
-        """Look and answer; ends early when the client is gone."""
+        """Answer; ends early when the client is gone."""
 
         def follow(piece: str) -> None:
             if gone.is_set():
@@ -201,8 +213,9 @@ class Server:
 
         seed = prepared.request.seed
         with nullcontext() if seed is None else seeded(seed):
-            sight = look(self.model, prepared.batch)
-            return respond(self.model, prepared.batch, sight, prepared.generation, follow)[0]
+            return respond(self.model, prepared.batch, prepared.sight, prepared.generation, follow)[
+                0
+            ]
 
     def _card(self) -> dict[str, Any]:
         return {
