@@ -562,8 +562,13 @@ def test_a_second_interrupt_is_obeyed_at_once(tmp_path: Path) -> None:
                 time.sleep(0.1)
             return super().__getitem__(index)
 
-    with pytest.raises(KeyboardInterrupt):
-        trainer(tmp_path, dataset=Twice(29)).train()
+    # A test process that runs beside others may have been started with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path, dataset=Twice(29)).train()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_terminal_gets_a_bar_and_a_file_gets_lines(tmp_path: Path) -> None:
