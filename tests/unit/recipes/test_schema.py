@@ -10,7 +10,9 @@ import yaml
 
 from chiasm.core.config import Config, read_config
 from chiasm.core.errors import ConfigError, UnknownNameError
+from chiasm.encoders.image import Dinov2Config
 from chiasm.fusion import FUSIONS
+from chiasm.fusion.gated import GatedFusionConfig
 from chiasm.recipes.loading import load_recipe, recipe_text
 from chiasm.recipes.places import shipped_recipes
 from chiasm.recipes.schema import Recipe
@@ -119,6 +121,15 @@ def test_an_entry_in_the_table_is_a_kind(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert recipe.to_plain()["fusion"] == {"kind": "own", "strength": 0.5}
     (tmp_path / "again.yaml").write_text(recipe_text(recipe), encoding="utf-8")
     assert load_recipe(tmp_path / "again.yaml") == recipe
+
+
+def test_a_program_may_give_configurations_themselves() -> None:
+    eye = Dinov2Config(path="x")
+    recipe = read(encoders={"eye": eye}, fusion=GatedFusionConfig(width=31))
+    assert recipe.encoders["eye"] == eye
+    assert recipe == read(
+        encoders={"eye": {"kind": "dinov2", "path": "x"}}, fusion={"kind": "gated", "width": 31}
+    )
 
 
 @pytest.mark.parametrize(
