@@ -20,6 +20,29 @@ TEXT_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN = 0, 1, 2
 
 
 @dataclass(frozen=True)
+class PhraseBatch:
+    """P phrases of a batch, in the order of its rows.
+
+    Attributes:
+        rows: int64 (P,), the row of the batch each phrase stands in, ascending.
+        images: int64 (P,), the image it means, an index into all images of the batch.
+        tokens: int64 (T, 2), pairs (phrase, position in `Batch.input_ids`), ascending; each phrase
+            has at least one, and a token may belong to several phrases.
+        masks: For each phrase bool (H, W) in original pixels; empty where no mask is known.
+        names: For each phrase what names it in messages and predictions.
+    """
+
+    rows: Tensor
+    images: Tensor
+    tokens: Tensor
+    masks: tuple[Tensor, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+
+@dataclass(frozen=True)
 class Batch:
     """One batch of B conversations with I images in all.
 
@@ -37,6 +60,7 @@ class Batch:
         geometries: One geometry an image: the host's own grid in the original image.
         targets: Dense truth by name (`cells.shape` int64 (I, rows, columns), ...).
         samples: The samples themselves, for evaluation and messages.
+        phrases: The phrases that mean pixels; None when there is none.
     """
 
     input_ids: Tensor
@@ -49,6 +73,7 @@ class Batch:
     geometries: tuple[ImageGeometry, ...] = ()
     targets: Mapping[str, Tensor] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
+    phrases: PhraseBatch | None = None
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -69,6 +94,9 @@ def _move(value: Any, device: torch.device | str) -> Any:
         return value.to(device)
     if isinstance(value, Mapping):
         return {name: _move(inner, device) for name, inner in value.items()}
+    if isinstance(value, PhraseBatch):
+        moved = {entry.name: _move(getattr(value, entry.name), device) for entry in fields(value)}
+        return replace(value, **moved)
     if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
         return tuple(inner.to(device) for inner in value)
     return value

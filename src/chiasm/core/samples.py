@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,44 @@ class Turn:
         return "".join(part for part in self.parts if isinstance(part, str))
 
 
+class MaskSource(Protocol):
+    """Pixels of an image, read when they are needed."""
+
+    def read(self) -> NDArray[np.bool_]:
+        """Return bool (H, W) in original pixels.
+
+        Raises:
+            DataError: The mask is broken, or of another size than it says.
+            MediaError: A file of it is missing or no image.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A piece of a turn's text that means pixels of an image.
+
+    Attributes:
+        turn: Index into `Sample.turns`.
+        start: Its first character in `Turn.text`.
+        stop: One past its last character.
+        image: Index into `Sample.images`.
+        mask: The pixels, where they are known.
+        identifier: What names it in messages and predictions; unique within its sample.
+        thing: Whether it means countable things rather than stuff; None where nobody said.
+        plural: Whether it means several things.
+    """
+
+    turn: int
+    start: int
+    stop: int
+    image: int = 0
+    mask: MaskSource | None = None
+    identifier: str = ""
+    thing: bool | None = None
+    plural: bool = False
+
+
 @dataclass(frozen=True)
 class Sample:
     """What every dataset format is read into.
@@ -51,6 +89,7 @@ class Sample:
             `kind` (question kind), `boxes`, `masks`, `cells` (dense labels). Values are plain
             Python or arrays; the documentation of each format says which it fills.
         origin: File and line the sample was read from, for messages.
+        phrases: Pieces of the text that mean pixels, for grounding.
     """
 
     identifier: str
@@ -59,3 +98,4 @@ class Sample:
     group: str = ""
     truth: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""
+    phrases: tuple[Phrase, ...] = ()

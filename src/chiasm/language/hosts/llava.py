@@ -14,9 +14,9 @@ from chiasm.core.errors import ConfigError
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.mrope import text_positions
-from chiasm.language.hosts.protocol import Extras, HostTokens, Written
+from chiasm.language.hosts.protocol import CellGrid, Extras, HostTokens, Written
 from chiasm.language.hosts.square_images import SquareImages
-from chiasm.language.hosts.written import cell_repeats
+from chiasm.language.hosts.written import cell_repeats, whole_grid
 
 SELECT = {"clip_vision_model": "default", "siglip_vision_model": "full"}
 """By tower, the feature selection that leaves one token a patch: CLIP has a class token to drop."""
@@ -73,6 +73,12 @@ class LlavaAdapter:
         """Write the cells as they are."""
         output = BaseModelOutputWithPooling(pooler_output=tuple(rows))
         return Written(tuple(rows), cell_repeats(rows, tokens_per_cell), {"image": output})
+
+    def grids(
+        self, config: Any, geometry: ImageGeometry, tokens_per_cell: int
+    ) -> tuple[CellGrid, ...]:
+        """Return the one grid: the picture is written cell by cell."""
+        return whole_grid(geometry, tokens_per_cell)
 
     def positions(
         self,

@@ -45,6 +45,20 @@ class HostTokens:
 
 
 @dataclass(frozen=True)
+class CellGrid:
+    """One grid of an image's tokens, and where its cells stand in the text.
+
+    Attributes:
+        geometry: Where each cell lies in the original image.
+        positions: int64 (rows * columns, K), for each cell, row by row, the places of its K tokens
+            among the positions that the image takes in the text (`Written.features`).
+    """
+
+    geometry: ImageGeometry
+    positions: Tensor
+
+
+@dataclass(frozen=True)
 class Written:
     """Visual tokens in the order in which they stand in the text.
 
@@ -116,6 +130,20 @@ class HostAdapter(Protocol):
                 a cell, the host's own comes first in each cell.
             extras: As `encode` returned them, one entry a cell.
             tokens_per_cell: How many tokens stand for a cell.
+        """
+        ...
+
+    def grids(
+        self, config: Any, geometry: ImageGeometry, tokens_per_cell: int
+    ) -> tuple[CellGrid, ...]:
+        """Return the grids in which an image stands in the text, that of `geometry` first.
+
+        Most families have one. LLaVA-NeXT has a second, coarse one of the whole picture.
+
+        Args:
+            config: The model's configuration.
+            geometry: The grid of `HostTokens.tokens`.
+            tokens_per_cell: As for `write`.
         """
         ...
 

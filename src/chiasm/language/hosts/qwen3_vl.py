@@ -12,9 +12,9 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.mrope import mrope_kwargs, mrope_positions
-from chiasm.language.hosts.protocol import Extras, HostTokens, Written
+from chiasm.language.hosts.protocol import CellGrid, Extras, HostTokens, Written
 from chiasm.language.hosts.qwen_images import QwenImages
-from chiasm.language.hosts.written import cell_repeats, pad_cells
+from chiasm.language.hosts.written import cell_repeats, pad_cells, whole_grid
 from chiasm.language.parts import leave_out
 
 
@@ -77,6 +77,12 @@ class Qwen3VLAdapter:
             ],
         )
         return Written(tuple(rows), cell_repeats(rows, tokens_per_cell), {"image": output})
+
+    def grids(
+        self, config: Any, geometry: ImageGeometry, tokens_per_cell: int
+    ) -> tuple[CellGrid, ...]:
+        """Return the one grid: the picture is written cell by cell."""
+        return whole_grid(geometry, tokens_per_cell)
 
     def positions(
         self,

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from chiasm.core.errors import InputError
+from chiasm.core.grid import ImageGeometry
+from chiasm.language.hosts.protocol import CellGrid
 
 
 def cell_repeats(rows: Sequence[Tensor], tokens_per_cell: int) -> tuple[Tensor, ...]:
@@ -48,3 +50,9 @@ def pad_cells(row: Tensor, tokens_per_cell: int) -> Tensor:
     padded = row.new_zeros((row.shape[0], tokens_per_cell, row.shape[1]))
     padded[:, 0] = row
     return padded.flatten(0, 1)
+
+
+def whole_grid(geometry: ImageGeometry, tokens_per_cell: int) -> tuple[CellGrid, ...]:
+    """Return the one grid of a family whose image is written cell by cell and nothing else."""
+    positions = torch.arange(geometry.count * tokens_per_cell)
+    return (CellGrid(geometry, positions.reshape(geometry.count, tokens_per_cell)),)
