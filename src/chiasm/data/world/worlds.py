@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 from chiasm.core.config import Config, lookup
 from chiasm.core.errors import ConfigError, InputError
 from chiasm.core.samples import Sample, Turn
+from chiasm.data.phrases import naming_turns
 from chiasm.data.world.cells import cell_labels
+from chiasm.data.world.pointing import point
 from chiasm.data.world.questions import DEFAULT_KINDS, KINDS, Question, ask
 from chiasm.data.world.render import Rendering, render
 from chiasm.data.world.sampling import SceneConfig, is_held_out, sample_scene, stream
@@ -20,7 +22,11 @@ from chiasm.data.world.textures import FINE_PERIOD
 SCENE_STREAM = 0
 QUESTION_STREAM = 1
 WORDS_STREAM = 2
+PHRASE_STREAM = 3
 ATTEMPTS = 20
+
+POINTING_REQUEST = "Describe this image."
+"""What the user asks where the answer is the phrases that point at things."""
 
 GRAINS = ("striped", "banded", "checkered", "dotted")
 
@@ -72,11 +78,13 @@ class Item:
         scene: The scene.
         rendering: Its picture and masks.
         questions: At least one question.
+        focus: Indices of the things that a split is about; empty for any.
     """
 
     scene: Scene
     rendering: Rendering
     questions: tuple[Question, ...]
+    focus: tuple[int, ...] = ()
 
 
 def draw(
@@ -100,7 +108,7 @@ def draw(
         kinds = part.kinds or DEFAULT_KINDS
         questions = ask(scene, rendering, rng, kinds, questions_per_image, focus)
         if questions:
-            return Item(scene, rendering, tuple(questions))
+            return Item(scene, rendering, tuple(questions), tuple(focus))
     raise ConfigError(
         f"no question of the kinds {part.kinds or DEFAULT_KINDS} fits item {index} of split "
         f"{split!r} after {ATTEMPTS} scenes; add a kind, or allow more things"
@@ -119,6 +127,11 @@ class WorldDataset:
         dense_rows: Rows of the dense labels in `truth["cells"]`; 0 for none.
         dense_columns: Columns of the dense labels; 0 for none.
         with_masks: Whether truth holds `masks` and `whole_masks`, bool (K, H, W).
+        phrases: Most phrases that point at things of one picture, for grounding; 0 asks questions.
+            With phrases the user asks `POINTING_REQUEST` and the assistant says them, separated by
+            a full stop; `Sample.phrases` says where each stands and what pixels of its thing show,
+            and `truth["referred"]` which thing it means. Pictures are those of the questions.
+        supervise_phrases: Whether training scores the words of the phrases.
     """
 
     def __init__(
@@ -132,10 +145,13 @@ class WorldDataset:
         dense_rows: int = 0,
         dense_columns: int = 0,
         with_masks: bool = False,
+        phrases: int = 0,
+        supervise_phrases: bool = False,
     ) -> None:
-        if count < 1 or questions_per_image < 1:
+        if count < 1 or questions_per_image < 1 or phrases < 0:
             raise InputError(
-                f"count={count}, questions_per_image={questions_per_image}; both must be at least 1"
+                f"count={count}, questions_per_image={questions_per_image}, phrases={phrases}; "
+                "the first two must be at least 1, phrases at least 0"
             )
         self.name = world if isinstance(world, str) else "custom"
         self.config = lookup(WORLDS, world, "world") if isinstance(world, str) else world
@@ -145,6 +161,13 @@ class WorldDataset:
         self.questions_per_image = questions_per_image
         self.dense = (dense_rows, dense_columns)
         self.with_masks = with_masks
+        self.phrases = phrases
+        self.supervise_phrases = supervise_phrases
+        if phrases and not all(part.distinct for part in self.config.parts):
+            raise InputError(
+                f"phrases={phrases} in a world whose things may look alike, so that no phrase "
+                "would fit one alone; sample with distinct=true"
+            )
         stream(seed, split, 0)  # an unknown split is an error now, not at the first sample
 
     def __len__(self) -> int:
@@ -160,6 +183,8 @@ class WorldDataset:
         if not 0 <= index < self.count:
             raise IndexError(f"sample {index} of {self.count}; indices go from 0")
         item = draw(self.config, self.split, self.seed, index, self.questions_per_image)
+        if self.phrases:
+            return self._pointing(item, index)
         kinds = [question.kind for question in item.questions]
         return Sample(
             identifier=f"{self.name}/{self.split}/{self.seed}/{index}",
@@ -170,11 +195,34 @@ class WorldDataset:
             origin=f"world {self.name}",
         )
 
+    def _pointing(self, item: Item, index: int) -> Sample:
+        """Return the sample that names things of the picture instead of asking about them."""
+        rng = stream(self.seed, self.split, index, PHRASE_STREAM)
+        said = point(item.scene, item.rendering, rng, self.phrases, item.focus)
+        turns, phrases = naming_turns(
+            [phrase for _, phrase in said], POINTING_REQUEST, self.supervise_phrases
+        )
+        return Sample(
+            identifier=f"{self.name}/{self.split}/{self.seed}/{index}",
+            turns=turns,
+            images=(item.rendering.image,),
+            group="phrases",
+            truth={"referred": [thing for thing, _ in said], **self._seen(item)},
+            origin=f"world {self.name}",
+            phrases=phrases,
+        )
+
     def _truth(self, item: Item) -> dict[str, Any]:
-        truth: dict[str, Any] = {
+        return {
             "answers": [list(question.answers) for question in item.questions],
             "kinds": [question.kind for question in item.questions],
             "asked": [list(question.things) for question in item.questions],
+            **self._seen(item),
+        }
+
+    def _seen(self, item: Item) -> dict[str, Any]:
+        """Return what is known of the picture, whatever is said about it."""
+        truth: dict[str, Any] = {
             "boxes": boxes(item.rendering),
             "things": [asdict(thing) for thing in item.scene.things],
             "scene": item.scene.to_plain(),
