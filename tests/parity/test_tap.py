@@ -1,0 +1,101 @@
+"""The tap's rows against the library's own `output_attentions` under eager, in one process.
+
+Float32, tolerance 1e-6; the largest difference measured stands beside each test.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from chiasm.core.batch import IMAGE_TOKEN, Batch
+from chiasm.language.host import Host
+from chiasm.language.splice import Spliced
+from chiasm.language.tap import tap
+from tests.tiny import TINY_HOSTS, picture, tiny_batch
+
+TOLERANCE = {"atol": 1e-6, "rtol": 0.0}
+
+
+@pytest.fixture(scope="module", params=sorted(TINY_HOSTS))
+def host(request: pytest.FixtureRequest) -> Host:
+    return TINY_HOSTS[request.param]()
+
+
+def conversations() -> list[list[object]]:
+    """Rows of different lengths: one image, two images, no image."""
+    return [
+        ["What is this? ", picture(41, 59, seed=1)],
+        [picture(30, 97, seed=2), "and", picture(83, 31, seed=3), "differ how?"],
+        ["Only words here."],
+    ]
+
+
+def spliced(host: Host, batch: Batch) -> Spliced:
+    seen = host.encode(batch.host_images, batch.geometries) if batch.geometries else None
+    return host.splice(batch, seen and seen.tokens, seen.extras if seen else None)
+
+
+def padded(rows: list[Tensor]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+
+def text_and_images(batch: Spliced) -> tuple[Tensor, Tensor]:
+    """The last five real tokens of each row as queries, its visual tokens as keys, ragged."""
+    queries, keys = [], []
+    for row in range(batch.input_ids.shape[0]):
+        real = batch.attention_mask[row].nonzero().flatten()
+        queries.append(real[-5 + row :])
+        keys.append((batch.token_types[row] == IMAGE_TOKEN).nonzero().flatten())
+    return padded(queries), padded(keys)
+
+
+def reference(host: Host, batch: Spliced) -> Any:
+    """The library's own maps and hidden states."""
+    before = host.model.get_decoder().config._attn_implementation
+    host.model.set_attn_implementation("eager")
+    host.adapter.forget(host.model)
+    output = host.model.base_model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        mm_encoder_outputs=dict(batch.mm_encoder_outputs),
+        use_cache=False,
+        output_attentions=True,
+        output_hidden_states=True,
+        **batch.host_kwargs,
+    )
+    host.model.set_attn_implementation(before)
+    return output
+
+
+def sliced(maps: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    """Take queries and keys, one by one, out of whole maps (B, heads, N, N)."""
+    out = maps.new_zeros(maps.shape[0], maps.shape[1], queries.shape[1], keys.shape[1])
+    for row in range(maps.shape[0]):
+        for i, query in enumerate(queries[row].tolist()):
+            for j, key in enumerate(keys[row].tolist()):
+                if query >= 0 and key >= 0:
+                    out[row, :, i, j] = maps[row, :, query, key]
+    return out
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@torch.no_grad()
+def test_rows_and_hidden_states_equal_the_librarys(host: Host, padding: str) -> None:
+    batch = spliced(host, tiny_batch(host, conversations(), padding=padding))
+    queries, keys = text_and_images(batch)
+    with tap(host.model, queries=queries, keys=keys, hidden=True) as rows:
+        host.read(batch)
+    theirs = reference(host, batch)
+    assert len(rows) == len(rows.hidden) == len(theirs.attentions) == 3
+    for layer, maps in enumerate(theirs.attentions):
+        torch.testing.assert_close(rows[layer], sliced(maps, queries, keys), **TOLERANCE)
+        for row in range(len(queries)):
+            real = queries[row] >= 0
+            state = theirs.hidden_states[layer + 1][row, queries[row][real]]
+            torch.testing.assert_close(rows.hidden[layer][row, real], state, atol=1e-5, rtol=0)
+            assert not rows.hidden[layer][row, ~real].any()
