@@ -9,12 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from chiasm.cli.loading import Device, load_on
-from chiasm.cli.output import Json, console, emit
+from chiasm.cli.output import Json, emit
 
 if TYPE_CHECKING:
-    from chiasm.inference.answers import Answer
     from chiasm.inference.benchmark import Benchmark
-    from chiasm.inference.responding import Generation
     from chiasm.recipes.build import Family
 
 DEFAULT_QUESTION = "What do you see?"
@@ -26,7 +24,8 @@ Input = Annotated[
     Path | None, typer.Option("--input", help="File of questions: JSONL, JSON or Parquet.")
 ]
 Output = Annotated[
-    Path | None, typer.Option(help="Folder for predictions.jsonl and gate maps; made if needed.")
+    Path | None,
+    typer.Option(help="Folder for predictions.jsonl, gate maps and masks; made if needed."),
 ]
 Compare = Annotated[
     bool,
@@ -39,6 +38,10 @@ Compare = Annotated[
 Time = Annotated[bool, typer.Option("--benchmark", help="Time each stage of one answer.")]
 Phrase = Annotated[
     list[str] | None, typer.Option(help="Phrase to point at; may be given several times.")
+]
+MaskChoice = Annotated[
+    str | None,
+    typer.Option("--mask", help="coarse or refined masks; the model's best if not given."),
 ]
 Reconstruction = Annotated[
     Path | None, typer.Option(help="The scene with the hidden object restored.")
@@ -74,6 +77,7 @@ def predict(
     compare_encoders: Compare = False,
     benchmark: Time = False,
     phrase: Phrase = None,
+    mask: MaskChoice = None,
     reconstruction: Reconstruction = None,
     video: Video = None,
     max_new_tokens: MaxNewTokens = 128,
@@ -95,11 +99,13 @@ def predict(
         chiasm predict runs/dual --image scene.png --ask "What shape?" --compare-encoders
         chiasm predict runs/dual --input questions.jsonl --output answers
         chiasm predict runs/dual --image scene.png --benchmark
+        chiasm predict tiny-grounding --image scene.png --phrase "the red circle" --output found
     """
     shown = {"image": image, "reconstruction": reconstruction, "video": video}
     special = {"--compare-encoders": compare_encoders, "--benchmark": benchmark}
     _check_usage(file, shown, {"--ask": ask, "--phrase": phrase}, special, output)
     from chiasm.cli.predict_file import predict_file
+    from chiasm.cli.predict_one import Wants, predict_one
     from chiasm.inference.responding import Generation, seeded
 
     model = load_on(run, device)
@@ -123,7 +129,8 @@ def predict(
         elif compare_encoders:
             _compare(model, image, ask or DEFAULT_QUESTION, max_new_tokens, json)
         else:
-            _predict_one(run, model, shown, ask, phrase or [], generation, output, json)
+            wants = Wants(ask, tuple(phrase or ()), mask)
+            predict_one(run, model, shown, wants, generation, output, as_json=json)
 
 
 def _check_usage(
@@ -157,90 +164,10 @@ def _check_usage(
             raise typer.BadParameter("needs --image FILE", param_hint=chosen[0])
     elif file is None and given in ([], ["--image"]):
         raise typer.BadParameter(
-            "give --ask TEXT (with --image FILE), or --input FILE.jsonl", param_hint="--ask"
+            "give --ask TEXT (with --image FILE), --phrase TEXT with --image FILE, or --input "
+            "FILE.jsonl",
+            param_hint="--ask",
         )
-
-
-def _predict_one(
-    run: str,
-    model: "Family",
-    shown: dict[str, Path | None],
-    question: str | None,
-    phrases: list[str],
-    generation: "Generation",
-    output: Path | None,
-    as_json: bool,
-) -> None:
-    from chiasm.inference.senses import check_sense
-    from chiasm.inference.session import Session
-
-    session = Session(model)
-    if phrases:
-        check_sense(model, "point")
-    session.set(**shown)
-    if question is None and not phrases and shown["video"] is None:
-        raise typer.BadParameter("give --ask TEXT as well", param_hint="--reconstruction")
-    document: dict[str, Any] = {"model": run}
-    answer = None
-    if question is not None:
-        answer = session.ask(question, **vars(generation))
-        document |= {"question": question, **answer.document()}
-    if phrases:
-        document["masks"] = [
-            {"phrase": mask.phrase, "score": mask.score, "rle": mask.rle}
-            for mask in session.point(phrases)
-        ]
-    if shown["video"] is not None and question is None:
-        document["segments"] = [vars(segment) for segment in session.watch()]
-    if output is not None:
-        document["files"] = _save(output, document, answer, shown["image"])
-    emit(document, as_json=as_json, render=lambda target: _show(document, answer, target))
-
-
-def _show(document: dict[str, Any], answer: "Answer | None", target: Console) -> None:
-    if answer is not None:
-        target.print(answer.text, markup=False, soft_wrap=True)
-        if answer.gate is not None:
-            target.print(f"gate: {_gate_words(answer)}", style="dim", markup=False, soft_wrap=True)
-        if answer.finish == "length":
-            console.print(
-                f"cut off after {answer.new_tokens} tokens; raise --max-new-tokens", markup=False
-            )
-    for mask in document.get("masks", ()):
-        size = " x ".join(map(str, mask["rle"]["size"]))
-        target.print(f"{mask['phrase']}: score {mask['score']:.3f}, mask of {size}", markup=False)
-    for segment in document.get("segments", ()):
-        target.print(
-            f"{segment['start']:.2f} s to {segment['end']:.2f} s: {segment['label']} "
-            f"({segment['score']:.3f})",
-            markup=False,
-        )
-    for path in document.get("files", ()):
-        console.print(f"wrote {path}", markup=False, soft_wrap=True)
-
-
-def _gate_words(answer: "Answer") -> str:
-    shares = ", ".join(f"{name} {share:.3f}" for name, share in (answer.gate or {}).items())
-    return f"{shares}; mostly {answer.dominant} (confidence {answer.confidence:.3f})"
-
-
-def _save(
-    folder: Path, document: dict[str, Any], answer: "Answer | None", image: Path | None
-) -> list[str]:
-    """Write the prediction, and for each stream its map over the image."""
-    from chiasm.cli.predict_file import PREDICTIONS, make_folder, write_predictions
-    from chiasm.inference.pictures import draw_map, read_picture
-
-    make_folder(folder)
-    name = "question" if image is None else image.name
-    files = [folder / PREDICTIONS]
-    write_predictions(files[0], [{"id": name, **document}])
-    if answer is not None and answer.report is not None and image is not None:
-        picture = read_picture(image)
-        for stream, rows in answer.report.images[0].maps.items():
-            files.append(folder / f"gate-{stream}.png")
-            draw_map(picture, rows, answer.views[0]).save(files[-1])
-    return [str(file) for file in files]
 
 
 def _compare(

@@ -118,6 +118,29 @@ class Mask:
         encoded = coco.encode(np.asfortranarray(self.array.astype(np.uint8)))
         return {"size": list(self.array.shape), "counts": encoded["counts"].decode("ascii")}
 
+    @property
+    def area(self) -> int:
+        """How many pixels the mask has."""
+        return int(self.array.sum())
+
+    @property
+    def box(self) -> Box | None:
+        """The smallest box that holds the mask, XYXY in original pixels; None where it is empty."""
+        rows, columns = np.flatnonzero(self.array.any(1)), np.flatnonzero(self.array.any(0))
+        if not len(rows):
+            return None
+        return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+    def document(self) -> dict[str, Any]:
+        """Return everything in plain values, for JSON."""
+        return {
+            "phrase": self.phrase,
+            "score": round(self.score, DIGITS),
+            "area": self.area,
+            "box": None if self.box is None else list(self.box),
+            "rle": self.rle,
+        }
+
 
 @dataclass(frozen=True)
 class Completion:

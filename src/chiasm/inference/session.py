@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from chiasm.core.samples import Sample, Turn
 from chiasm.data.collate import Collator
 from chiasm.inference.answers import Answer, Completion, Mask, Segment
 from chiasm.inference.pictures import read_picture
+from chiasm.inference.pointing import as_masks, as_pointing, check_phrases, choose_head
 from chiasm.inference.responding import (
     Answering,
     Generation,
@@ -31,16 +32,6 @@ from chiasm.inference.senses import Sensing, check_sense
 from chiasm.models.gate_report import gated
 
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
-
-
-class Pointing(Protocol):
-    """A model with the sense `point`."""
-
-    def point(
-        self, image: Image.Image, phrases: Sequence[str]
-    ) -> Sequence[tuple[NDArray[np.bool_], float]]:
-        """Return a mask bool (H, W) in original pixels and a score for each phrase."""
-        ...
 
 
 class Completing(Protocol):
@@ -104,6 +95,7 @@ class Session:
         self._reconstruction: Image.Image | None = None
         self._video: Path | None = None
         self._shown: _Shown | None = None
+        self._reading: Any = None
         self._history: tuple[Turn, ...] = ()
         self._begun = False
 
@@ -140,6 +132,7 @@ class Session:
         if picture is not None and "ask" in self.model.senses:
             shown = self._show(picture)
         self._image, self._reconstruction, self._shown = picture, restored, shown
+        self._reading = None
         self._video = None if video is None else Path(video)
         self._history = ()
         self._begun = True
@@ -212,22 +205,26 @@ class Session:
                 answers[name] = respond_to(model, [sample], generation)[0]
         return answers
 
-    def point(self, phrases: Sequence[str]) -> list[Mask]:
+    def point(self, phrases: Sequence[str], *, mask: str | None = None) -> list[Mask]:
         """Find the pixels that each phrase means.
 
+        The picture is read at the first call after `set`; every phrase asked later costs only
+        itself.
+
+        Args:
+            phrases: At least one.
+            mask: `coarse` or `refined`; None for the best that the model has.
+
         Raises:
-            InputError: The model has no sense `point`, or no image was set.
+            InputError: The model has no sense `point` or not that head, a phrase is blank, or no
+                image was set.
         """
-        check_sense(self.model, "point")
-        if isinstance(phrases, str) or not phrases:
-            raise InputError(f"phrases {phrases!r}; give a list of at least one phrase")
-        if self._image is None:
-            raise InputError("there is no image to point at; call set(image=...) first")
-        found = cast("Pointing", self.model).point(self._image, list(phrases))
-        return [
-            Mask(array, score, phrase)
-            for phrase, (array, score) in zip(phrases, found, strict=True)
-        ]
+        model = as_pointing(self.model)
+        head, wanted = choose_head(model, mask), check_phrases(phrases)
+        image = self._picture("point at")
+        if self._reading is None:
+            self._reading = model.read_picture(image)
+        return as_masks(model.point_at(self._reading, wanted, head), wanted, image)
 
     def complete(self, text: str) -> Completion:
         """Complete the object that is partly hidden, and say what it is.
@@ -254,6 +251,11 @@ class Session:
         if self._video is None:
             raise InputError("there is no video to watch; call set(video=...) first")
         return [Segment(*found) for found in cast("Watching", self.model).watch(self._video)]
+
+    def _picture(self, purpose: str) -> Image.Image:
+        if self._image is None:
+            raise InputError(f"there is no image to {purpose}; call set(image=...) first")
+        return self._image
 
     def _answering(self, text: str) -> Answering:
         check_sense(self.model, "ask")

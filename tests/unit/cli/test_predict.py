@@ -137,7 +137,7 @@ def test_flags_of_senses_that_the_run_lacks(
 
 
 WRONG = [
-    ([], "give --ask TEXT (with --image FILE), or --input FILE.jsonl"),
+    ([], "give --ask TEXT (with --image FILE), --phrase TEXT with --image FILE, or --input"),
     (["--image", "a.png"], "give --ask TEXT"),
     (["--input", "a.jsonl", "--ask", "What?"], "leave out --ask"),
     (["--benchmark"], "needs --image FILE"),

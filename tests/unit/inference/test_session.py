@@ -309,9 +309,13 @@ class Complete:
 
     senses = frozenset({"image", "reconstruction", "video", "point", "complete", "watch"})
 
-    def point(self, image: Image.Image, phrases: list[str]) -> list[Any]:
-        red = np.asarray(image)[..., 0] > 127
-        return [(red, 0.5) for _ in phrases]
+    mask_heads = ("coarse",)
+
+    def read_picture(self, image: Image.Image) -> Any:
+        return np.asarray(image)[..., 0] > 127
+
+    def point_at(self, reading: Any, phrases: list[str], mask: str) -> list[Any]:
+        return [(reading, 0.5) for _ in phrases]
 
     def complete(self, image: Image.Image, reconstruction: Image.Image, question: str) -> Any:
         boxes = {"whole": (0.0, 0.0, 1.0, 2.0)}

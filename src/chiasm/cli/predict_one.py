@@ -1,0 +1,141 @@
+"""One prediction: an answer, masks or segments of what was given on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from chiasm.cli.output import console, emit
+from chiasm.cli.predict_file import PREDICTIONS, make_folder, write_predictions
+from chiasm.cli.predict_masks import show_masks, write_masks
+
+if TYPE_CHECKING:
+    from chiasm.inference.answers import Answer, Mask
+    from chiasm.inference.responding import Generation
+    from chiasm.recipes.build import Family
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What is wanted of the model.
+
+    Attributes:
+        question: The question, or None.
+        phrases: Phrases to point at.
+        mask: Head to take masks from; None for the best.
+    """
+
+    question: str | None
+    phrases: tuple[str, ...] = ()
+    mask: str | None = None
+
+
+def predict_one(
+    run: str,
+    model: Family,
+    shown: dict[str, Path | None],
+    wants: Wants,
+    generation: Generation,
+    output: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Show a model something, ask for what is wanted, and write it.
+
+    Args:
+        run: Name of the run.
+        model: The model.
+        shown: Files by `image`, `reconstruction`, `video`.
+        wants: What is wanted.
+        generation: How answers are written.
+        output: Folder for the files; None writes none.
+        as_json: Write one JSON document to standard output.
+
+    Raises:
+        ChiasmError: The model lacks a sense, or an input is wrong.
+        BadParameter: Nothing is wanted (exit code 2).
+    """
+    from chiasm.inference.pointing import as_pointing, check_phrases, choose_head
+    from chiasm.inference.session import Session
+
+    session = Session(model)
+    if wants.phrases:
+        check_phrases(wants.phrases)
+        choose_head(as_pointing(model), wants.mask)
+    session.set(**shown)
+    if wants.question is None and not wants.phrases and shown["video"] is None:
+        raise typer.BadParameter("give --ask TEXT as well", param_hint="--reconstruction")
+    if output is not None:
+        make_folder(output)
+    document: dict[str, Any] = {"model": run}
+    answer, masks = None, []
+    if wants.question is not None:
+        answer = session.ask(wants.question, **vars(generation))
+        document |= {"question": wants.question, **answer.document()}
+    if wants.phrases:
+        masks = session.point(wants.phrases, mask=wants.mask)
+        document["masks"] = [mask.document() for mask in masks]
+    if shown["video"] is not None and wants.question is None:
+        document["segments"] = [vars(segment) for segment in session.watch()]
+    if output is not None:
+        document["files"] = _save(output, document, answer, masks, shown["image"])
+    emit(document, as_json=as_json, render=lambda target: _show(document, answer, target))
+
+
+def _show(document: dict[str, Any], answer: Answer | None, target: Console) -> None:
+    if answer is not None:
+        show_answer(answer, target)
+    show_masks(document.get("masks", ()), target)
+    for segment in document.get("segments", ()):
+        target.print(
+            f"{segment['start']:.2f} s to {segment['end']:.2f} s: {segment['label']} "
+            f"({segment['score']:.3f})",
+            markup=False,
+        )
+    for path in document.get("files", ()):
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def show_answer(answer: Answer, target: Console) -> None:
+    """Tell an answer, the gate where there is one, and whether the answer was cut off."""
+    target.print(answer.text, markup=False, soft_wrap=True)
+    if answer.gate is not None:
+        target.print(f"gate: {_gate_words(answer)}", style="dim", markup=False, soft_wrap=True)
+    if answer.finish == "length":
+        console.print(
+            f"cut off after {answer.new_tokens} tokens; raise --max-new-tokens", markup=False
+        )
+
+
+def _gate_words(answer: Answer) -> str:
+    shares = ", ".join(f"{name} {share:.3f}" for name, share in (answer.gate or {}).items())
+    return f"{shares}; mostly {answer.dominant} (confidence {answer.confidence:.3f})"
+
+
+def _save(
+    folder: Path,
+    document: dict[str, Any],
+    answer: Answer | None,
+    masks: Sequence[Mask],
+    image: Path | None,
+) -> list[str]:
+    """Write the prediction, for each stream its map over the image, and the masks."""
+    from chiasm.inference.pictures import draw_map, read_picture
+
+    name = "question" if image is None else image.name
+    files = [folder / PREDICTIONS]
+    write_predictions(files[0], [{"id": name, **document}])
+    if image is not None:
+        picture = read_picture(image)
+        if answer is not None and answer.report is not None:
+            for stream, rows in answer.report.images[0].maps.items():
+                files.append(folder / f"gate-{stream}.png")
+                draw_map(picture, rows, answer.views[0]).save(files[-1])
+        if masks:
+            files += write_masks(folder, picture, masks)
+    return [str(file) for file in files]
