@@ -158,7 +158,7 @@ def _load_host(name: str) -> "tuple[Prompter, Any]":
     from chiasm.recipes.loading import load_host
 
     host = load_host(name)
-    return Prompter(host.tokenizer, host.image_token), host.preparer
+    return Prompter(host.tokenizer, host.image_token, host.image_text), host.preparer
 
 
 class _DataFile(NamedTuple):

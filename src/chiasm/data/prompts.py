@@ -12,8 +12,9 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +26,7 @@ from chiasm.core.batch import IGNORE
 from chiasm.core.errors import DataError, InputError
 from chiasm.core.samples import Sample, Turn
 from chiasm.data.conversation import conversation_faults, name_of, raise_faults, shown
+from chiasm.data.locating import phrase_faults, phrase_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,10 +41,13 @@ class Prompt:
     Attributes:
         input_ids: int64 (S,), each image written as one placeholder a visual token.
         labels: int64 (S,), the token where it is supervised, else `IGNORE`. Not shifted.
-        image_spans: For each image of the sample, in order, [start, stop) in `input_ids`.
+        image_spans: For each image of the sample, in order, [start, stop) of its placeholders in
+            `input_ids`.
         text: The rendered text, each image still one placeholder.
-        spans: For each token, [start, stop) in `text`; all placeholders of an image share one,
+        spans: For each token, [start, stop) in `text`; all tokens of an image share one,
             and a token that the template does not write has an empty one.
+        phrases: For each phrase of the sample whose turn was rendered, by its index, the positions
+            in `input_ids` of the tokens that say it, ascending; at least one.
     """
 
     input_ids: Tensor
@@ -50,6 +55,7 @@ class Prompt:
     image_spans: tuple[Span, ...]
     text: str
     spans: tuple[Span, ...]
+    phrases: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.input_ids.shape[0])
@@ -71,15 +77,25 @@ class Prompter:
     Args:
         tokenizer: A fast tokenizer with a chat template that reads lists of parts.
         image_token: The placeholder the template writes for an image: one special token.
+        image_text: What that one placeholder becomes for an image of so many tokens: as many
+            placeholders, with tokens that begin and end an image where the host has them
+            (`Host.image_text`). By default the placeholders alone.
 
     Raises:
         InputError: The tokenizer has no chat template, no offsets, or does not know the
             placeholder as one token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, image_token: str) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        image_token: str,
+        image_text: Callable[[int], str] | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.image_token = image_token
+        self._image_text = image_text
+        self._image_ids: dict[int, list[int]] = {}
         if not tokenizer.is_fast:
             raise InputError(
                 f"tokenizer {type(tokenizer).__name__} gives no character offsets, which labels "
@@ -129,7 +145,8 @@ class Prompter:
 
         Raises:
             DataError: The conversation is malformed, its text holds a special token, the template
-                refuses it or is not prefix-stable, or nothing is supervised.
+                refuses it or is not prefix-stable, a phrase has no token, or there is nothing to
+                learn: no supervised token, no dense labels and no phrase.
         """
         turns = _asking(sample.turns) if add_generation_prompt else sample.turns
         self._verify(sample, turns, token_counts)
@@ -149,9 +166,14 @@ class Prompter:
             labels.append(ids[-1] if turns[-1].supervised else IGNORE)
             spans.append((len(text), len(text)))
         prompt = self._expand(sample, ids, labels, spans, token_counts, text)
-        # Dense labels teach without a word; a sample with neither teaches nothing.
-        wordless = prompt.supervised_tokens == 0 and not sample.truth.get("cells")
-        if wordless and not add_generation_prompt:
+        if sample.phrases:
+            words = prompt.input_ids.ne(self.image_token_id).tolist()
+            apply = partial(self._apply, sample, generation=add_generation_prompt)
+            found = phrase_tokens(sample, turns, text, prompt.spans, words, apply)
+            prompt = replace(prompt, phrases=found)
+        # Dense labels and phrases teach without a word; a sample with none of them teaches nothing.
+        teaches = prompt.supervised_tokens or sample.truth.get("cells") or sample.phrases
+        if not teaches and not add_generation_prompt:
             raise DataError(
                 f"{name_of(sample)}: no supervised token, so nothing to learn; add an assistant "
                 "turn, or mark one as supervised"
@@ -159,9 +181,8 @@ class Prompter:
         return prompt
 
     def _verify(self, sample: Sample, turns: Sequence[Turn], counts: Sequence[int]) -> None:
-        raise_faults(
-            name_of(sample), conversation_faults(turns, len(sample.images), name_of(sample))
-        )
+        faults = conversation_faults(turns, len(sample.images), name_of(sample))
+        raise_faults(name_of(sample), [*faults, *phrase_faults(sample)])
         if len(counts) != len(sample.images) or any(count < 1 for count in counts):
             raise DataError(
                 f"{name_of(sample)}: token counts {list(counts)} for {len(sample.images)} images; "
@@ -259,25 +280,43 @@ class Prompter:
                 f"{name_of(sample)}: the host's chat template wrote {found} placeholders "
                 f"{self.image_token!r} for {len(counts)} images; it must write one an image"
             )
-        repeats = torch.ones(len(ids), dtype=torch.long)
-        tokens = torch.tensor(ids, dtype=torch.long)
-        repeats[tokens == self.image_token_id] = torch.tensor(counts, dtype=torch.long)
-        stops = repeats.cumsum(0)
-        images = (tokens == self.image_token_id).nonzero().flatten().tolist()
+        waiting = iter(counts)
+        all_ids: list[int] = []
+        all_labels: list[int] = []
+        all_spans: list[Span] = []
+        images: list[Span] = []
+        for token, label, span in zip(ids, labels, spans, strict=True):
+            written = [token]
+            if token == self.image_token_id:
+                count = next(waiting)
+                written = self._ids_of_image(count)
+                start = len(all_ids) + written.index(token)
+                images.append((start, start + count))
+            all_ids += written
+            all_labels += [IGNORE] * len(written) if label == IGNORE else written
+            all_spans += [span] * len(written)
         return Prompt(
-            input_ids=tokens.repeat_interleave(repeats),
-            labels=torch.tensor(labels, dtype=torch.long).repeat_interleave(repeats),
-            image_spans=tuple(
-                (int(stops[index]) - count, int(stops[index]))
-                for index, count in zip(images, counts, strict=True)
-            ),
+            input_ids=torch.tensor(all_ids, dtype=torch.long),
+            labels=torch.tensor(all_labels, dtype=torch.long),
+            image_spans=tuple(images),
             text=text,
-            spans=tuple(
-                span
-                for span, times in zip(spans, repeats.tolist(), strict=True)
-                for _ in range(times)
-            ),
+            spans=tuple(all_spans),
         )
+
+    def _ids_of_image(self, count: int) -> list[int]:
+        """Return the ids of an image of `count` tokens, begin and end of the image included."""
+        if count not in self._image_ids:
+            text = self._image_text(count) if self._image_text else self.image_token * count
+            ids = self._encode_piece(text, 0)[0]
+            places = [index for index, token in enumerate(ids) if token == self.image_token_id]
+            if not places or places != list(range(places[0], places[0] + count)):
+                raise InputError(
+                    f"an image of {count} tokens is written as {shown(text[:40])}, which is "
+                    f"{len(places)} placeholders {self.image_token!r} for this tokenizer; it must "
+                    f"be {count} in a row. The tokenizer does not fit the host"
+                )
+            self._image_ids[count] = ids
+        return self._image_ids[count]
 
     def _opening_ids(self) -> list[int]:
         """Ids that the tokenizer puts before a text on its own: the beginning of sequence."""

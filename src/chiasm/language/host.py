@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,13 @@ class Host(nn.Module):
         """The text of the placeholder."""
         return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
 
-    def image_text(self, count: int) -> str:
-        """Return what the template's one placeholder becomes for an image of `count` tokens."""
-        return self.adapter.image_text(self.image_token, count)
+    @property
+    def image_text(self) -> Callable[[int], str]:
+        """What the template's one placeholder becomes for an image of so many tokens.
+
+        It holds nothing of the model, so that a prompter can carry it to other processes.
+        """
+        return partial(self.adapter.image_text, self.image_token)
 
     @property
     def identity(self) -> Mapping[str, Any]:

@@ -57,7 +57,7 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
         for name, config in recipe.encoders.items()
     }
     collator = Collator(
-        Prompter(host.tokenizer, host.image_token),
+        Prompter(host.tokenizer, host.image_token, host.image_text),
         host.preparer,
         {name: encoder.transform for name, encoder in encoders.items()},
         max_length=recipe.data.max_length,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def _host(recipe: Recipe, base: Path, notes: list[str]) -> _HostOutline:
     choice = recipe.host.model_copy(update={"lora": None})
     if choice.scratch is not None:
         host = build_host(choice, base)
-        own = Prompter(host.tokenizer, host.image_token)
+        own = Prompter(host.tokenizer, host.image_token, host.image_text)
         return _HostOutline(host.model, host.adapter, host.preparer, own)
     folder, _ = host_folder(choice.path or "", base)
     try:
@@ -154,7 +155,7 @@ def _host(recipe: Recipe, base: Path, notes: list[str]) -> _HostOutline:
     try:
         tokenizer = load_tokenizer(str(folder), revision=choice.revision)
         token = tokenizer.convert_ids_to_tokens(adapter.image_token_id(config))
-        prompter = Prompter(tokenizer, token)
+        prompter = Prompter(tokenizer, token, partial(adapter.image_text, token))
     except ChiasmError:
         notes.append(f"{choice.path} brings no tokenizer: lengths of texts are assumed")
     return _HostOutline(model, adapter, adapter.preparer(config, processor), prompter)

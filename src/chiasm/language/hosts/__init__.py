@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from chiasm.language.hosts.internvl import InternVLAdapter
 from chiasm.language.hosts.llava import LlavaAdapter
+from chiasm.language.hosts.llava_next import LlavaNextAdapter
 from chiasm.language.hosts.protocol import HostAdapter
 from chiasm.language.hosts.qwen2_5_vl import Qwen25VLAdapter
 from chiasm.language.hosts.qwen3_vl import Qwen3VLAdapter
 
 HOSTS: dict[str, HostAdapter] = {
+    "internvl": InternVLAdapter(),
     "llava": LlavaAdapter(),
+    "llava_next": LlavaNextAdapter(),
     "qwen2_5_vl": Qwen25VLAdapter(),
     "qwen3_vl": Qwen3VLAdapter(),
 }

@@ -13,17 +13,33 @@ from chiasm.core.config import lookup
 from chiasm.core.errors import ConfigError
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
-from chiasm.language.hosts.mrope import text_positions
-from chiasm.language.hosts.protocol import CellGrid, Extras, HostTokens, Written
+from chiasm.language.hosts.plain import OneGrid, PlainText
+from chiasm.language.hosts.protocol import Extras, HostTokens, Written
 from chiasm.language.hosts.square_images import SquareImages
-from chiasm.language.hosts.written import cell_repeats, whole_grid
+from chiasm.language.hosts.written import cell_repeats
 
 SELECT = {"clip_vision_model": "default", "siglip_vision_model": "full"}
 """By tower, the feature selection that leaves one token a patch: CLIP has a class token to drop."""
 
 
+def check_selection(config: Any) -> None:
+    """Check that the model keeps one token a patch of its tower.
+
+    Raises:
+        ConfigError: It keeps a class token, or drops a patch.
+        UnknownNameError: The tower is of a kind that is not known here.
+    """
+    vision = config.vision_config
+    wanted = lookup(SELECT, vision.model_type, "vision tower of a LLaVA host")
+    if config.vision_feature_select_strategy != wanted:
+        raise ConfigError(
+            f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} with a "
+            f"{vision.model_type} does not give one token a patch; only {wanted!r} does"
+        )
+
+
 @dataclass(frozen=True)
-class LlavaAdapter:
+class LlavaAdapter(PlainText, OneGrid):
     """What differs in LLaVA-1.5; see `HostAdapter`."""
 
     model_type: str = "llava"
@@ -40,14 +56,8 @@ class LlavaAdapter:
 
     def preparer(self, config: Any, image_processor: Any) -> SquareImages:
         """Return the preparer for the tower's one size."""
-        vision = config.vision_config
-        wanted = lookup(SELECT, vision.model_type, "vision tower of a LLaVA host")
-        if config.vision_feature_select_strategy != wanted:
-            raise ConfigError(
-                f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} with a "
-                f"{vision.model_type} does not give one token a patch; only {wanted!r} does"
-            )
-        return SquareImages.from_config(vision, image_processor)
+        check_selection(config)
+        return SquareImages.from_config(config.vision_config, image_processor)
 
     def parts(self, model: Any) -> dict[str, nn.Module]:
         """Return tower, projector, and decoder with its output layer."""
@@ -73,29 +83,3 @@ class LlavaAdapter:
         """Write the cells as they are."""
         output = BaseModelOutputWithPooling(pooler_output=tuple(rows))
         return Written(tuple(rows), cell_repeats(rows, tokens_per_cell), {"image": output})
-
-    def grids(
-        self, config: Any, geometry: ImageGeometry, tokens_per_cell: int
-    ) -> tuple[CellGrid, ...]:
-        """Return the one grid: the picture is written cell by cell."""
-        return whole_grid(geometry, tokens_per_cell)
-
-    def positions(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        token_types: Tensor,
-        host_images: Mapping[str, Tensor],
-    ) -> Tensor:
-        """Return int64 (B, S): the place among the real tokens of the row."""
-        return text_positions(attention_mask)
-
-    def model_kwargs(
-        self, token_types: Tensor, host_images: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Return nothing: the family's forward knows no token types."""
-        return {}
-
-    def forget(self, model: Any) -> None:
-        """Do nothing: the family's model remembers nothing between calls."""

@@ -1,0 +1,50 @@
+"""What families share whose text decoder is an ordinary one: plain positions, nothing remembered.
+
+Finished methods, which no family overrides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from chiasm.core.grid import ImageGeometry
+from chiasm.language.hosts.mrope import text_positions
+from chiasm.language.hosts.protocol import CellGrid
+from chiasm.language.hosts.written import whole_grid
+
+
+class PlainText:
+    """Positions and arguments of a decoder that counts its tokens; see `HostAdapter`."""
+
+    def positions(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_types: Tensor,
+        host_images: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Return int64 (B, S): the place among the real tokens of the row."""
+        return text_positions(attention_mask)
+
+    def model_kwargs(
+        self, token_types: Tensor, host_images: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return nothing: the family's forward knows no token types."""
+        return {}
+
+    def forget(self, model: Any) -> None:
+        """Do nothing: the family's model remembers nothing between calls."""
+
+
+class OneGrid:
+    """Grids of a family that writes a picture cell by cell and nothing else; see `HostAdapter`."""
+
+    def grids(
+        self, config: Any, geometry: ImageGeometry, tokens_per_cell: int
+    ) -> tuple[CellGrid, ...]:
+        """Return the one grid."""
+        return whole_grid(geometry, tokens_per_cell)
