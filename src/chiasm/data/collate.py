@@ -19,6 +19,7 @@ from chiasm.core.samples import ImageSource, Sample
 from chiasm.data.conversation import name_of
 from chiasm.data.fitting import OVER_LONG, OverLong, Row, Tally, fit_rows
 from chiasm.data.media import load_image
+from chiasm.data.phrase_batch import gather_phrases
 from chiasm.data.prompts import Prompt, Prompter
 
 Side = Literal["right", "left"]
@@ -35,6 +36,10 @@ class Collator:
     to one such array (or None) for each image of the sample. It becomes `targets["cells.NAME"]`,
     int64 (I, most rows, most columns) over all I images of the batch; images without this label,
     and cells beyond a smaller grid, hold `IGNORE`.
+
+    Phrases: those of the rendered turns become `Batch.phrases`, in the order of rows and of
+    `Sample.phrases`, with their masks in original pixels. A batch has masks for all of its phrases
+    or for none. Prompts for generation leave out the phrases of the turn they leave out.
 
     Args:
         prompter: Renders the conversations.
@@ -88,7 +93,8 @@ class Collator:
                 label nothing, pad on the left.
 
         Raises:
-            DataError: A sample is malformed or too long, or no row is left.
+            DataError: A sample is malformed or too long, no row is left, or the mask of a phrase
+                is broken, empty or of another size than its image.
             MediaError: An image cannot be read.
         """
         if not samples:
@@ -123,6 +129,7 @@ class Collator:
             geometries=geometries,
             targets=_dense_targets(kept, geometries) if self.dense else {},
             samples=kept,
+            phrases=gather_phrases(rows, prompts, mask),
         )
 
     def _pad(self, prompts: Sequence[Prompt], side: Side) -> tuple[Tensor, Tensor, Tensor, Tensor]:

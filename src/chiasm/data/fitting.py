@@ -1,7 +1,8 @@
 """Rows that are longer than allowed: refuse, drop, shrink the images, or shorten the text.
 
 No policy cuts tokens. Images shrink as pictures and are prepared again, so that placeholders and
-features always agree; text is shortened as text and rendered again; answers are never touched.
+features always agree; text is shortened as text and rendered again; answers, and turns in which a
+phrase stands that means pixels, are never touched.
 """
 
 from __future__ import annotations
@@ -232,17 +233,19 @@ def _shortened(
             return row
     raise DataError(
         f"{_too_long(row.sample, prompt, max_length)}, even with its user and system texts "
-        "shortened; raise max_length, or set over_long to drop or shrink_image"
+        "shortened (but for turns with phrases that mean pixels); raise max_length, or set "
+        "over_long to drop or shrink_image"
     )
 
 
 def _without_middle(sample: Sample, prompter: Prompter, excess: int) -> Sample | None:
     """Remove about `excess` tokens from the longest user or system text; None when none is left."""
+    pointing = {phrase.turn for phrase in sample.phrases}
     longest, place = 0, (0, 0)
     spans: list[tuple[int, int]] = []
     for index, turn in enumerate(sample.turns):
         for position, part in enumerate(turn.parts):
-            if turn.role == "assistant" or not isinstance(part, str):
+            if turn.role == "assistant" or index in pointing or not isinstance(part, str):
                 continue
             found = prompter.token_spans(part)
             if len(found) > longest:
