@@ -1,0 +1,203 @@
+"""Losses of masks: binary cross-entropy and Dice, of each head that predicts masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from chiasm.core.batch import Batch
+from chiasm.core.config import Config
+from chiasm.core.errors import InputError
+from chiasm.core.outputs import Outputs
+
+
+class MasksConfig(Config):
+    """Cross-entropy and Dice of masks.
+
+    Attributes:
+        heads: Names of the heads scored (`coarse`, `refined`); each has the terms `<head>.bce`
+            and `<head>.dice`.
+    """
+
+    heads: tuple[str, ...] = Field(default=("coarse", "refined"), min_length=1)
+
+    def build(self) -> Masks:
+        """Build the objective."""
+        return Masks(self.heads)
+
+
+class Masks:
+    """Terms `<head>.bce` and `<head>.dice`: one number a phrase, as in F-LMM (arXiv:2406.05821).
+
+    Predictions are `Outputs.masks[head]`, truth is `Batch.phrases.masks`, brought to each
+    prediction's size at the nearest pixel. Phrases of every size weigh the same.
+
+    Args:
+        heads: Names of the heads scored.
+    """
+
+    def __init__(self, heads: Sequence[str] = ("coarse", "refined")) -> None:
+        self.heads = tuple(heads)
+        self.terms = tuple(f"{head}.{term}" for head in self.heads for term in _TERMS)
+
+    def count(self, batch: Batch) -> dict[str, float]:
+        """Return, for each term, the number of phrases whose mask is known."""
+        return dict.fromkeys(self.terms, float(len(known_masks(batch))))
+
+    def score(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return, by term, the loss summed over phrases.
+
+        Raises:
+            InputError: A head predicts no masks, or not one a phrase.
+        """
+        truths = known_masks(batch)
+        if not truths:
+            zero = torch.zeros((), device=batch.input_ids.device)
+            return dict.fromkeys(self.terms, zero)
+        found: dict[str, Tensor] = {}
+        for head in self.heads:
+            predictions = _predictions(outputs, head, batch)
+            for term, loss in _TERMS.items():
+                losses = [loss(predictions[index], truth) for index, truth in truths.items()]
+                found[f"{head}.{term}"] = torch.stack(losses).sum()
+        return found
+
+
+class MaskQualityConfig(Config):
+    """How well a refiner guesses its own intersection over union.
+
+    Attributes:
+        head: The head whose guesses are scored.
+    """
+
+    head: str = "refined"
+
+    def build(self) -> MaskQuality:
+        """Build the objective."""
+        return MaskQuality(self.head)
+
+
+class MaskQuality:
+    """Term `<head>.quality`: squared error of the guessed intersection over union, one a phrase.
+
+    Guesses are `Outputs.named["<head>.scores"]`, float (P,) (Kirillov et al., 2023,
+    arXiv:2304.02643, appendix A).
+
+    Args:
+        head: The head whose guesses are scored.
+    """
+
+    def __init__(self, head: str = "refined") -> None:
+        self.head = head
+        self.terms = (f"{head}.quality",)
+
+    def count(self, batch: Batch) -> dict[str, float]:
+        """Return the number of phrases whose mask is known."""
+        return {self.terms[0]: float(len(known_masks(batch)))}
+
+    def score(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the squared error summed over phrases.
+
+        Raises:
+            InputError: The head predicts no masks or no scores, or not one a phrase.
+        """
+        truths = known_masks(batch)
+        if not truths:
+            return {self.terms[0]: torch.zeros((), device=batch.input_ids.device)}
+        name = f"{self.head}.scores"
+        if name not in outputs.named:
+            raise InputError(
+                f"the model gives no {name!r}; it gives {sorted(outputs.named)}. Leave the term "
+                f"{self.terms[0]!r} out"
+            )
+        predictions = _predictions(outputs, self.head, batch)
+        overlaps = [
+            overlap(predictions[index].detach() > 0, fit_truth(truth, predictions[index]))
+            for index, truth in truths.items()
+        ]
+        errors = outputs.named[name][list(truths)].float() - torch.stack(overlaps)
+        return {self.terms[0]: errors.square().sum()}
+
+
+def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return the binary cross-entropy in nats, averaged over the pixels of one mask.
+
+    Args:
+        logits: float (h, w).
+        truth: bool (H, W); read at the nearest pixel.
+    """
+    target = fit_truth(truth, logits).float()
+    return nn.functional.binary_cross_entropy_with_logits(logits.float(), target)
+
+
+def dice(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) of one mask, p = sigmoid(logits).
+
+    The form without squares (Milletari et al., 2016, arXiv:1606.04797, eq. 8 has them), smoothed
+    by 1, so that an empty mask has a finite loss.
+
+    Args:
+        logits: float (h, w).
+        truth: bool (H, W); read at the nearest pixel.
+    """
+    target = fit_truth(truth, logits).float()
+    shares = logits.float().sigmoid()
+    return 1 - (2 * (shares * target).sum() + 1) / (shares.sum() + target.sum() + 1)
+
+
+def overlap(mask: Tensor, truth: Tensor) -> Tensor:
+    """Return intersection over union of two masks bool (h, w), float32; 1 where both are empty."""
+    shared, either = (mask & truth).sum().float(), (mask | truth).sum().float()
+    return torch.where(either > 0, shared / either.clamp_min(1), 1.0)
+
+
+def fit_truth(truth: Tensor, prediction: Tensor) -> Tensor:
+    """Bring truth, bool (H, W), to the size of a prediction (h, w), at the nearest pixel.
+
+    The pixel is the one in which the middle of the prediction's place lies, so nothing moves by
+    half a pixel.
+    """
+    size = (prediction.shape[-2], prediction.shape[-1])
+    if tuple(truth.shape) == size:
+        return truth
+    pixels = truth[None, None].to(torch.uint8)
+    return nn.functional.interpolate(pixels, size, mode="nearest-exact")[0, 0].bool()
+
+
+def known_masks(batch: Batch) -> dict[int, Tensor]:
+    """Return the truth of the batch's phrases by their position, without those of no pixels.
+
+    Raises:
+        InputError: There are masks, but not one a phrase.
+    """
+    phrases = batch.phrases
+    if phrases is None or not phrases.masks:
+        return {}
+    if len(phrases.masks) != len(phrases):
+        raise InputError(
+            f"the batch has {len(phrases)} phrases and {len(phrases.masks)} masks; give each "
+            "phrase its mask (of no pixels where it is not known), or none of them"
+        )
+    return {index: mask for index, mask in enumerate(phrases.masks) if mask.numel()}
+
+
+def _predictions(outputs: Outputs, head: str, batch: Batch) -> tuple[Tensor, ...]:
+    count = 0 if batch.phrases is None else len(batch.phrases)
+    if head not in outputs.masks:
+        raise InputError(
+            f"the model predicts no masks {head!r}; it predicts {sorted(outputs.masks) or 'none'}. "
+            "Build it with this head or leave its terms out of the objective"
+        )
+    masks = outputs.masks[head]
+    if len(masks) != count:
+        raise InputError(
+            f"the head {head!r} predicts {len(masks)} masks for {count} phrases; it must predict "
+            "one a phrase"
+        )
+    return masks
+
+
+_TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": cross_entropy, "dice": dice}
