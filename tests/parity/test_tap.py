@@ -5,14 +5,16 @@ Float32, tolerance 1e-6; the largest difference measured stands beside each test
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from chiasm.core.batch import IMAGE_TOKEN, Batch
+from chiasm.core.batch import IGNORE, IMAGE_TOKEN, Batch
 from chiasm.language.host import Host
+from chiasm.language.prefix import Prefix
 from chiasm.language.splice import Spliced
 from chiasm.language.tap import tap
 from tests.tiny import TINY_HOSTS, picture, tiny_batch
@@ -99,3 +101,71 @@ def test_rows_and_hidden_states_equal_the_librarys(host: Host, padding: str) -> 
             state = theirs.hidden_states[layer + 1][row, queries[row][real]]
             torch.testing.assert_close(rows.hidden[layer][row, real], state, atol=1e-5, rtol=0)
             assert not rows.hidden[layer][row, ~real].any()
+
+
+@pytest.mark.parametrize("merge", [None, "mean"])
+@torch.no_grad()
+def test_phrases_after_a_prefix_give_the_rows_of_the_whole(host: Host, merge: Any) -> None:
+    before = spliced(host, tiny_batch(host, conversations()[:2], padding="left"))
+    prefix = Prefix.read(host, before)
+    phrases = [[5, 7, 11, 13, 17], [19, 23], [29, 31, 37]]
+    owners = torch.tensor([1, 0, 1])
+    ids = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(p) for p in phrases], batch_first=True, padding_value=host.pad_id
+    )
+    mask = torch.tensor([[1] * len(p) + [0] * (5 - len(p)) for p in phrases])
+    queries = torch.tensor([[1, 3, 4], [0, 1, -1], [2, -1, -1]])
+    groups = None if merge is None else torch.tensor([[0, 0, 1], [0, 0, -1], [0, -1, -1]])
+    first = prefix.ask(ids[:1], queries=queries[:1], prefix_rows=owners[:1])
+    asked = prefix.ask(
+        ids,
+        attention_mask=mask,
+        queries=queries,
+        prefix_rows=owners,
+        groups=groups,
+        merge=merge,
+        hidden=True,
+    )
+    again = prefix.ask(ids[:1], queries=queries[:1], prefix_rows=owners[:1])
+    for layer in range(3):
+        assert torch.equal(first.rows[layer], again.rows[layer])
+    for index, phrase in enumerate(phrases):
+        row = int(owners[index])
+        whole = whole_of(host, row, phrase)
+        start = whole.input_ids.shape[1] - len(phrase)
+        keys = (whole.token_types[0] == IMAGE_TOKEN).nonzero().flatten()
+        own = queries[index : index + 1]
+        with tap(
+            host.model,
+            queries=torch.where(own < 0, -1, own + start),
+            keys=keys,
+            groups=None if groups is None else groups[index : index + 1],
+            merge=merge,
+            hidden=True,
+        ) as rows:
+            states = host.read(whole)
+        for layer in range(3):
+            count, columns = rows[layer].shape[2:]
+            got = asked.rows[layer][index, :, :count, :columns]
+            torch.testing.assert_close(got, rows[layer][0], atol=1e-5, rtol=0)
+            assert rows[layer].max() > 0.01
+            torch.testing.assert_close(
+                asked.rows.hidden[layer][index], rows.hidden[layer][0], atol=1e-5, rtol=1e-5
+            )
+        torch.testing.assert_close(
+            asked.states[index, : len(phrase)], states[0, start:], atol=1e-5, rtol=1e-5
+        )
+
+
+def whole_of(host: Host, row: int, phrase: list[int]) -> Spliced:
+    """One conversation and the phrase after it, as one text without a cache."""
+    batch = tiny_batch(host, [conversations()[row]])
+    more = torch.tensor([phrase])
+    whole = replace(
+        batch,
+        input_ids=torch.cat([batch.input_ids, more], dim=1),
+        attention_mask=torch.cat([batch.attention_mask, torch.ones_like(more)], dim=1),
+        labels=torch.cat([batch.labels, torch.full_like(more, IGNORE)], dim=1),
+        token_types=torch.cat([batch.token_types, torch.zeros_like(more)], dim=1),
+    )
+    return spliced(host, whole)

@@ -40,27 +40,46 @@ class Spliced:
     mm_encoder_outputs: Mapping[str, Any]
     host_kwargs: Mapping[str, Tensor]
 
-    def following(self, input_ids: Tensor) -> Spliced:
+    def following(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Spliced:
         """Return text that follows this, for a host whose cache already holds this.
 
         Args:
-            input_ids: int64 (B, T), real text tokens without placeholders.
+            input_ids: int64 (B, T), text tokens without placeholders.
+            attention_mask: int64 (B, T), 1 for a real token, with padding on the right; None where
+                all are real.
 
         Raises:
-            InputError: A row of this ends in padding, so that nothing can follow it.
+            InputError: A row of this ends in padding, so that nothing can follow it, or a row of
+                the text is not real tokens followed by padding.
         """
         check_ends_real(self.attention_mask, "continuing from a cache")
+        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        _check_starts_real(real, input_ids)
         steps = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-        ones = torch.ones_like(input_ids)
         return Spliced(
             input_ids=input_ids,
-            attention_mask=torch.cat([self.attention_mask, ones], dim=1),
+            attention_mask=torch.cat([self.attention_mask, real], dim=1),
             labels=torch.full_like(input_ids, IGNORE),
             token_types=torch.full_like(input_ids, TEXT_TOKEN),
-            position_ids=self.position_ids[..., -1:] + steps,
-            sources=self.sources[:, -1:] + steps,
+            position_ids=(self.position_ids[..., -1:] + steps).masked_fill(real == 0, 0),
+            sources=(self.sources[:, -1:] + steps).masked_fill(real == 0, -1),
             mm_encoder_outputs={},
             host_kwargs={},
+        )
+
+
+def _check_starts_real(attention_mask: Tensor, input_ids: Tensor) -> None:
+    if attention_mask.shape != input_ids.shape:
+        raise InputError(
+            f"an attention mask {tuple(attention_mask.shape)} for tokens {tuple(input_ids.shape)}; "
+            "give one value a token"
+        )
+    steps = attention_mask.diff(dim=1, prepend=torch.ones_like(attention_mask[:, :1]))
+    wrong = ((steps > 0).any(1) | (attention_mask[:, :1] == 0).any(1)).nonzero().flatten().tolist()
+    if wrong:
+        raise InputError(
+            f"rows {wrong} of the text that follows have padding before a token, or nothing else; "
+            "pad on the right, after at least one token"
         )
 
 
