@@ -12,15 +12,26 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
+    DeepseekVLConfig,
+    DeepseekVLForConditionalGeneration,
+    DeepseekVLHybridConfig,
+    DeepseekVLHybridForConditionalGeneration,
+    DeepseekVLHybridImageProcessor,
+    DeepseekVLImageProcessor,
     GotOcr2ImageProcessor,
     InternVLConfig,
     InternVLForConditionalGeneration,
+    JanusConfig,
+    JanusForConditionalGeneration,
+    JanusImageProcessor,
     LlamaConfig,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessor,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    SamVisionConfig,
+    SiglipVisionConfig,
 )
 
 from chiasm.language.host import Host
@@ -167,8 +178,96 @@ def tiny_internvl(seed: int = 0, attention: str = "sdpa", **text: Any) -> Host:
     )
 
 
+def _siglip() -> SiglipVisionConfig:
+    return SiglipVisionConfig(
+        hidden_size=34,
+        intermediate_size=67,
+        num_hidden_layers=5,
+        num_attention_heads=2,
+        image_size=35,
+        patch_size=5,
+        vision_use_head=False,
+    )
+
+
+def tiny_deepseek_vl(seed: int = 0, attention: str = "sdpa", **text: Any) -> Host:
+    """DeepSeek-VL: width 42, 3 layers; SigLIP tower of 5 layers, 7 x 7 patches of 5."""
+    config = DeepseekVLConfig(
+        text_config=LlamaConfig(**_text(42, 3, 3, 1, **text)),
+        vision_config=_siglip(),
+        image_token_id=token_id("<image_placeholder>"),
+        tie_word_embeddings=False,
+    )
+    processor = DeepseekVLImageProcessor(size={"height": 35, "width": 35}, min_size=3)
+    kind = DeepseekVLForConditionalGeneration
+    return _host(kind, config, seed, attention, "<image_placeholder>", processor)
+
+
+def tiny_deepseek_vl_hybrid(seed: int = 0, attention: str = "sdpa", **text: Any) -> Host:
+    """DeepSeek-VL with a SAM tower at 88 pixels beside the SigLIP tower at 35."""
+    config = DeepseekVLHybridConfig(
+        text_config=LlamaConfig(**_text(42, 3, 3, 1, **text)),
+        vision_config=_siglip(),
+        high_res_vision_config=SamVisionConfig(
+            hidden_size=26,
+            output_channels=11,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=88,
+            patch_size=8,
+            window_size=3,
+            global_attn_indexes=[1],
+            mlp_dim=31,
+            initializer_range=0.2,
+        ),
+        image_token_id=token_id("<image_placeholder>"),
+        tie_word_embeddings=False,
+    )
+    processor = DeepseekVLHybridImageProcessor(
+        size={"height": 35, "width": 35}, high_res_size={"height": 88, "width": 88}, min_size=3
+    )
+    kind = DeepseekVLHybridForConditionalGeneration
+    return _host(kind, config, seed, attention, "<image_placeholder>", processor)
+
+
+def tiny_janus(seed: int = 0, attention: str = "sdpa", **text: Any) -> Host:
+    """Janus: width 42, 3 layers; its own tower of 5 layers, 7 x 7 patches of 5."""
+    config = JanusConfig(
+        text_config=LlamaConfig(**_text(42, 3, 3, 1, **text)),
+        vision_config={
+            "hidden_size": 34,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 2,
+            "mlp_ratio": 2.0,
+            "image_size": 35,
+            "patch_size": 5,
+            "projection_dim": 42,
+            "num_image_tokens": 49,
+            "initializer_range": 0.2,
+        },
+        vq_config={
+            "embed_dim": 3,
+            "num_embeddings": 13,
+            "latent_channels": 32,
+            "base_channels": 32,
+            "channel_multiplier": [1, 1],
+            "num_res_blocks": 1,
+            "projection_dim": 42,
+            "image_token_embed_dim": 42,
+        },
+        image_token_id=token_id("<image_placeholder>"),
+        tie_word_embeddings=False,
+    )
+    processor = JanusImageProcessor(size={"height": 35, "width": 35}, min_size=3)
+    kind = JanusForConditionalGeneration
+    return _host(kind, config, seed, attention, "<image_placeholder>", processor)
+
+
 NEW_HOSTS: dict[str, Callable[..., Host]] = {
+    "deepseek_vl": tiny_deepseek_vl,
+    "deepseek_vl_hybrid": tiny_deepseek_vl_hybrid,
     "internvl": tiny_internvl,
+    "janus": tiny_janus,
     "llava_next": tiny_llava_next,
 }
 """One builder for each family of this file."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 
 from chiasm.core.errors import InputError
 from chiasm.language.hosts.mrope import text_positions
@@ -69,7 +69,9 @@ def generate(
         **sampling,
     )
     with _own_settings_only(model):
-        sequences = model.generate(
+        # Of the library's base and not of the model: Janus's own can also draw, and talks about it.
+        sequences = GenerationMixin.generate(
+            model,
             input_ids=spliced.input_ids,
             attention_mask=spliced.attention_mask,
             position_ids=_generation_positions(spliced),

@@ -63,7 +63,7 @@ class Host(nn.Module):
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.image_token_id = self.adapter.image_token_id(config)
-        _check_tokenizer(tokenizer, self.image_token_id, self.model)
+        _check_tokenizer(tokenizer, self.image_token_id, self.model, self.adapter)
         self.preparer: ImagePreparer = self.adapter.preparer(config, image_processor)
         self._lora: list[nn.Module] = []
         check_cover(self.model, self.parts)
@@ -335,7 +335,7 @@ def hash_weights(model: nn.Module) -> str | None:
         return hashlib.sha256(b"".join(pool.map(digest, sorted(state)))).hexdigest()
 
 
-def _check_tokenizer(tokenizer: Any, image_token_id: int, model: Any) -> None:
+def _check_tokenizer(tokenizer: Any, image_token_id: int, model: Any, adapter: HostAdapter) -> None:
     faults: list[str] = []
     if tokenizer.chat_template is None:
         faults.append(
@@ -351,5 +351,14 @@ def _check_tokenizer(tokenizer: Any, image_token_id: int, model: Any) -> None:
             f"it has {len(tokenizer)} tokens, and the model's image placeholder is token "
             f"{image_token_id}"
         )
+    else:
+        text = adapter.image_text(str(tokenizer.convert_ids_to_tokens(image_token_id)), 1)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if unknown := [i for i in ids if i not in tokenizer.added_tokens_decoder]:
+            pieces = tokenizer.convert_ids_to_tokens(unknown)
+            faults.append(
+                f"an image is written as {text!r}, of which it does not know "
+                f"{''.join(pieces)!r} as special tokens"
+            )
     if faults:
         raise ConfigError("the tokenizer cannot serve this host", faults)

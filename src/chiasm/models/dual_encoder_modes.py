@@ -58,8 +58,9 @@ def parts_to_train(
 
     Args:
         part_names: The model's parts: `host_vision`, `host_projector`, `host_language`,
-            `host_adapter`, `encoder.<name>`, `head`, and `fusion.projections`, `fusion.gate`,
-            `fusion.output`, or `fusion` where a fusion is one piece.
+            `host_generation` (which never trains), `host_adapter`, `encoder.<name>`, `head`, and
+            `fusion.projections`, `fusion.gate`, `fusion.output`, or `fusion` where a fusion is one
+            piece.
         mode: Key of `TRAINING_MODES`, or None.
         freeze_config: By key of `FREEZE_FLAGS`, True to freeze. The stored default of a run.
         flags: The same, as given for this run; None where nothing was given.
@@ -81,7 +82,8 @@ def parts_to_train(
             freeze = configured.get(group, group in FROZEN_BY_DEFAULT)
         if freeze:
             frozen.add(group)
-    train = {name for name in part_names if _group(name) not in frozen}
+    # What draws pictures is in no group: nothing here runs it, so that it could learn nothing.
+    train = {n for n in part_names if n != "host_generation" and _group(n) not in frozen}
     return frozenset(train - {"host_language"} if "host_adapter" in part_names else train)
 
 

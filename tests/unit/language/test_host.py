@@ -163,7 +163,7 @@ class TestFiles:
         (tmp_path / "theirs.py").write_text(f"open({str(marker)!r}, 'w')")
         config = {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Theirs"}}
         (tmp_path / "config.json").write_text(json.dumps(config))
-        with pytest.raises(UnknownNameError, match="known: internvl"):
+        with pytest.raises(UnknownNameError, match="known: deepseek_vl, "):
             Host.from_pretrained(tmp_path)
         assert not marker.exists()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from chiasm.language.hosts.deepseek_vl import DeepseekVLAdapter
+from chiasm.language.hosts.deepseek_vl_hybrid import DeepseekVLHybridAdapter
 from chiasm.language.hosts.internvl import InternVLAdapter
+from chiasm.language.hosts.janus import JanusAdapter
 from chiasm.language.hosts.llava import LlavaAdapter
 from chiasm.language.hosts.llava_next import LlavaNextAdapter
 from chiasm.language.hosts.protocol import HostAdapter
@@ -10,7 +13,10 @@ from chiasm.language.hosts.qwen2_5_vl import Qwen25VLAdapter
 from chiasm.language.hosts.qwen3_vl import Qwen3VLAdapter
 
 HOSTS: dict[str, HostAdapter] = {
+    "deepseek_vl": DeepseekVLAdapter(),
+    "deepseek_vl_hybrid": DeepseekVLHybridAdapter(),
     "internvl": InternVLAdapter(),
+    "janus": JanusAdapter(),
     "llava": LlavaAdapter(),
     "llava_next": LlavaNextAdapter(),
     "qwen2_5_vl": Qwen25VLAdapter(),

@@ -5,15 +5,17 @@ Finished methods, which no family overrides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from chiasm.core.grid import ImageGeometry
 from chiasm.language.hosts.mrope import text_positions
-from chiasm.language.hosts.protocol import CellGrid
-from chiasm.language.hosts.written import whole_grid
+from chiasm.language.hosts.protocol import CellGrid, Extras, Written
+from chiasm.language.hosts.written import cell_repeats, whole_grid
 
 
 class PlainText:
@@ -48,3 +50,12 @@ class OneGrid:
     ) -> tuple[CellGrid, ...]:
         """Return the one grid."""
         return whole_grid(geometry, tokens_per_cell)
+
+
+class OneTensor:
+    """Writing for a family that wants all images in one tensor, cell by cell; see `HostAdapter`."""
+
+    def write(self, rows: Sequence[Tensor], extras: Extras, tokens_per_cell: int) -> Written:
+        """Write the cells as they are."""
+        output = BaseModelOutputWithPooling(pooler_output=torch.cat(list(rows))[None])
+        return Written(tuple(rows), cell_repeats(rows, tokens_per_cell), {"image": output})

@@ -1,15 +1,14 @@
 """What differs between families of hosts, as a protocol, and the types that cross it.
 
-How the families that are still to come fit, so that no method here needs to change:
+How families differ in what they write for an image:
 
-- LLaVA-NeXT writes base tokens, then the un-padded fine grid with a newline token closing each
-  row. Its adapter returns the fine grid as `HostTokens.tokens` (one token a cell) and the base
-  tokens and newlines as extras; `write` puts them back in the order of the text, with one
-  placeholder for each, and a repeat of 1 for what is no cell.
+- Most write one grid, cell by cell.
+- LLaVA-NeXT writes coarse tokens of the whole picture, then the un-padded fine grid with a newline
+  token closing each row. The fine cells are `HostTokens.tokens`; coarse tokens and newlines are
+  extras, which `write` puts back in the order of the text, with a repeat of 1 for what is no cell
+  of the fine grid.
 - InternVL cuts an image into tiles and adds a thumbnail. The tiles, side by side, are the grid; the
   thumbnail is an extra. `write` returns tile order, and `ImagePreparer` counts both.
-- DeepSeek-VL and Janus (understanding) resize to a square with padding and have one grid of 24 x 24
-  tokens: LLaVA with another preparer (the padding is a positive offset) and other part names.
 """
 
 from __future__ import annotations
@@ -28,7 +27,10 @@ Extras = Mapping[str, tuple[tuple[Tensor, ...], ...]]
 """What a family adds to its visual tokens: by name, for each level, one tensor an image."""
 
 PART_NAMES = ("vision", "projector", "language")
-"""The parts of every host. Together they hold each parameter of the model exactly once."""
+"""The parts of every host. Together they hold each parameter of the model exactly once.
+
+Janus, which also draws, has `generation` beside them: what only drawing runs.
+"""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class HostAdapter(Protocol):
         ...
 
     def parts(self, model: nn.Module) -> dict[str, nn.Module]:
-        """Return the modules named by `PART_NAMES`."""
+        """Return the modules named by `PART_NAMES`, and `generation` where the model also draws."""
         ...
 
     def encode(
