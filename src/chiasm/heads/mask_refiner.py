@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from pydantic import Field, model_validator
@@ -12,12 +11,14 @@ from torch import Tensor, nn
 
 from chiasm.core.config import Config
 from chiasm.core.errors import InputError
-from chiasm.core.sampling import image_size, view_to_image
 from chiasm.heads.sam import SamConfig
 from chiasm.heads.sam_images import SamTransform
-from chiasm.heads.segment_anything import ImageEmbeddings, Prompts, SegmentAnything
-
-Resolution = Literal["image", "decoder"]
+from chiasm.heads.segment_anything import (
+    ImageEmbeddings,
+    Prompts,
+    Resolution,
+    SegmentAnything,
+)
 
 
 class MaskRefinerConfig(Config):
@@ -153,53 +154,36 @@ class MaskRefiner(nn.Module):
             InputError: Not one coarse mask, or not one text where text is used, a phrase.
         """
         self._check(images, coarse, text)
-        decoded: dict[int, tuple[Tensor, Tensor]] = {}
-        lengths = [len(one) for one in text] if self.use_text else [0] * len(coarse)
-        prepared = [
-            self._prompts(embeddings, int(image), logits.float())
-            for image, logits in zip(images.tolist(), coarse, strict=True)
-        ]
-        for members in _groups(lengths, self.at_once):
-            tokens = torch.stack([text[i] for i in members]) if self.use_text else None
-            prompts = replace(_gather([prepared[i] for i in members]), tokens=tokens)
-            shown = prompts if self.use_mask else replace(prompts, masks=None)
-            logits, scores = self.sam.decode(embeddings, shown, self.multimask)
-            for place, index in enumerate(members):
-                decoded[index] = self._choose(logits[place], scores[place], prepared[index])
-        masks = tuple(
-            self._to_image(decoded[i][0], embeddings.sizes[int(image)])
-            for i, image in enumerate(images.tolist())
-        )
-        if not masks:
+        if not coarse:
             return Refined((), embeddings.features.new_zeros(0))
-        return Refined(masks, torch.stack([decoded[i][1] for i in range(len(masks))]))
-
-    def _prompts(self, embeddings: ImageEmbeddings, image: int, logits: Tensor) -> Prompts:
-        """Make the prompts of one phrase; the mask is always made, for `multimask` reads it."""
-        size = embeddings.sizes[image]
-        box = box_prompt(logits, size, self.transform) if self.use_box else None
-        return Prompts(
-            images=torch.tensor([image], device=logits.device),
-            boxes=None if box is None else box[None],
-            masks=mask_prompt(logits, size, self.transform, self.sam.mask_side)[None],
+        places, logits = images.tolist(), [one.float() for one in coarse]
+        masks = [
+            mask_prompt(one, embeddings.sizes[place], self.transform, self.sam.mask_side)
+            for one, place in zip(logits, places, strict=True)
+        ]
+        prompts = [
+            Prompts(
+                images=images[index : index + 1],
+                boxes=self._box(logits[index], embeddings.sizes[place]),
+                masks=masks[index][None] if self.use_mask else None,
+                tokens=text[index][None] if self.use_text else None,
+            )
+            for index, place in enumerate(places)
+        ]
+        decoded = self.sam.decode_each(
+            embeddings, prompts, multimask=self.multimask, at_once=self.at_once
+        )
+        chosen = [_choose(*one, mask) for one, mask in zip(decoded, masks, strict=True)]
+        return Refined(
+            logits=tuple(
+                self.sam.to_image(one, embeddings.sizes[place], self.resolution)
+                for (one, _), place in zip(chosen, places, strict=True)
+            ),
+            scores=torch.stack([score for _, score in chosen]),
         )
 
-    def _choose(self, logits: Tensor, scores: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
-        """Return of (M, m, m) candidates the one most like the coarse mask, and its score."""
-        if len(logits) == 1:
-            return logits[0], scores[0]
-        assert prompts.masks is not None
-        wanted, found = prompts.masks.detach() > 0, logits.detach() > 0
-        shared = (wanted & found).sum(dim=(1, 2))
-        overlap = shared / (wanted | found).sum(dim=(1, 2)).clamp_min(1)
-        best = overlap.argmax()
-        return logits[best], scores[best]
-
-    def _to_image(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        geometry = self.transform.geometry(size, cells=self.sam.mask_side)
-        side = (logits.shape[0], logits.shape[1])
-        target = size if self.resolution == "image" else image_size(side, geometry)
-        return view_to_image(logits[None].float(), geometry, target)[0]
+    def _box(self, logits: Tensor, size: tuple[int, int]) -> Tensor | None:
+        return box_prompt(logits, size, self.transform)[None] if self.use_box else None
 
     def _check(self, images: Tensor, coarse: Sequence[Tensor], text: Sequence[Tensor]) -> None:
         counts = [len(coarse), len(text)] if self.use_text else [len(coarse)]
@@ -268,25 +252,12 @@ def _extent(shown: Tensor) -> tuple[Tensor, Tensor]:
     return first.masked_fill(empty, 0).float(), last.masked_fill(empty, count).float()
 
 
-def _gather(prompts: Sequence[Prompts]) -> Prompts:
-    """Join prompts of the same kinds."""
-    return Prompts(
-        images=torch.cat([one.images for one in prompts]),
-        boxes=_join([one.boxes for one in prompts]),
-        masks=_join([one.masks for one in prompts]),
-    )
+def _choose(logits: Tensor, scores: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+    """Return, of candidates (M, m, m), the one most like the coarse logits (m, m), and its score.
 
-
-def _join(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    present = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(present) if present else None
-
-
-def _groups(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield positions of equal lengths, at most `most` together."""
-    by_length: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
-        by_length.setdefault(length, []).append(index)
-    for members in by_length.values():
-        for start in range(0, len(members), most):
-            yield members[start : start + most]
+    Likeness is intersection over union of the places above 0, in the frame of the prepared image.
+    """
+    wanted, found = coarse.detach() > 0, logits.detach() > 0
+    shared = (wanted & found).sum(dim=(1, 2))
+    best = (shared / (wanted | found).sum(dim=(1, 2)).clamp_min(1)).argmax()
+    return logits[best], scores[best]

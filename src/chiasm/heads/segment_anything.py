@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from chiasm.core.errors import InputError
+from chiasm.core.sampling import image_size, view_to_image
 from chiasm.heads.sam import LoadedSam
 from chiasm.heads.sam_images import SamTransform
+
+Resolution = Literal["image", "decoder"]
+"""The size of predicted masks: that of the original image, or that at which they are decoded."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,24 @@ class Prompts:
 
     def __len__(self) -> int:
         return self.images.shape[0]
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """What must agree for prompts to be decoded together: how many of each kind there are."""
+        given = (self.points, self.boxes, self.masks, self.tokens)
+        return tuple(-1 if one is None else one.shape[1] for one in given)
+
+    @classmethod
+    def gather(cls, prompts: Sequence[Prompts]) -> Prompts:
+        """Join prompts of the same kinds."""
+        return cls(
+            images=torch.cat([one.images for one in prompts]),
+            points=_join([one.points for one in prompts]),
+            labels=_join([one.labels for one in prompts]),
+            boxes=_join([one.boxes for one in prompts]),
+            masks=_join([one.masks for one in prompts]),
+            tokens=_join([one.tokens for one in prompts]),
+        )
 
 
 class SegmentAnything(nn.Module):
@@ -146,7 +168,15 @@ class SegmentAnything(nn.Module):
         Returns:
             float (P, M, m, m), logits over the prepared image; float (P, M), the model's guess of
             each mask's intersection over union.
+
+        Raises:
+            InputError: Candidates are asked of a model that has none.
         """
+        if multimask and not self.model.mask_decoder.num_multimask_outputs:
+            raise InputError(
+                "this model has one answer and no candidates (num_multimask_outputs is 0); leave "
+                "`multimask` off"
+            )
         sparse, dense = self._encode_prompts(prompts)
         positions = self.model.get_image_wide_positional_embeddings()
         chosen = {"high_resolution_features": [m[prompts.images] for m in embeddings.finer]}
@@ -159,6 +189,51 @@ class SegmentAnything(nn.Module):
             **(chosen if self.transform.stretch else {}),
         )
         return logits[:, 0], scores[:, 0]
+
+    def decode_each(
+        self,
+        embeddings: ImageEmbeddings,
+        prompts: Sequence[Prompts],
+        *,
+        multimask: bool = False,
+        at_once: int = 64,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Predict masks for prompts of different kinds.
+
+        What one gets does not depend on the others, up to rounding: those with equally many
+        prompts of each kind are decoded together, and no prompt is ever padding.
+
+        Args:
+            embeddings: Of the pictures that the prompts count.
+            prompts: For each mask, `Prompts` of one.
+            multimask: As for `decode`.
+            at_once: Most masks decoded together; bounds memory, changes no result.
+
+        Returns:
+            For each mask float (M, m, m), logits, and float (M,), scores.
+        """
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for members in _alike([one.kinds for one in prompts], at_once):
+            gathered = Prompts.gather([prompts[index] for index in members])
+            logits, scores = self.decode(embeddings, gathered, multimask)
+            found.update(zip(members, zip(logits, scores, strict=True), strict=True))
+        return [found[index] for index in range(len(prompts))]
+
+    def to_image(self, logits: Tensor, size: tuple[int, int], resolution: Resolution) -> Tensor:
+        """Bring decoded logits to the original image.
+
+        Args:
+            logits: float (m, m) over the prepared image.
+            size: (height, width) of the original image.
+            resolution: Of the result.
+
+        Returns:
+            float32 (height, width) over the whole original image.
+        """
+        geometry = self.transform.geometry(size, cells=self.mask_side)
+        side = (logits.shape[0], logits.shape[1])
+        target = size if resolution == "image" else image_size(side, geometry)
+        return view_to_image(logits[None].float(), geometry, target)[0]
 
     def _with_finer(
         self, levels: Sequence[Tensor], sizes: tuple[tuple[int, int], ...]
@@ -185,3 +260,18 @@ class SegmentAnything(nn.Module):
             # SAM 2 has no decoding without sparse prompts; none at all is the same sum.
             sparse = dense.new_zeros(len(prompts), 1, 0, self.width)
         return sparse, dense
+
+
+def _join(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    given = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(given) if given else None
+
+
+def _alike(kinds: Sequence[tuple[int, ...]], most: int) -> Iterator[list[int]]:
+    """Yield positions of equal kinds, at most `most` together."""
+    by_kind: dict[tuple[int, ...], list[int]] = {}
+    for index, kind in enumerate(kinds):
+        by_kind.setdefault(kind, []).append(index)
+    for members in by_kind.values():
+        for start in range(0, len(members), most):
+            yield members[start : start + most]
