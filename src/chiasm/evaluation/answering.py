@@ -12,8 +12,10 @@ import numpy as np
 from chiasm.core.batch import Batch
 from chiasm.core.errors import InputError
 from chiasm.core.samples import Sample
+from chiasm.data.collate import Collator
 from chiasm.evaluation.protocols import HOST, Force, GateReading
 from chiasm.fusion.gated import GatedFusion
+from chiasm.language.host import Host
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.gate_report import gated
 from chiasm.models.probes import build_probe_samples, probing
@@ -85,14 +87,8 @@ class ModelAnswerer:
 
     def describe(self) -> dict[str, Any]:
         """Return what shaped the answers."""
-        host = self.model.host
-        prompt = self.model.collator.prompter.render(build_probe_samples()[0], [1])
         return {
-            "model": self.name,
-            "prompt": prompt.text,
-            "dtype": str(host.dtype).removeprefix("torch."),
-            "attention": str(host.model.config.get_text_config()._attn_implementation),
-            "pixels": _pixels(host.image_processor.size),
+            **describe_host(self.model.host, self.model.collator, self.name),
             "generation": {"max_new_tokens": self.max_new_tokens, "temperature": 0.0},
         }
 
@@ -147,6 +143,24 @@ class ModelAnswerer:
             yield
         finally:
             self.model.fusion = fusion
+
+
+def describe_host(host: Host, collator: Collator, name: str) -> dict[str, Any]:
+    """Return what a host adds to numbers beside its weights.
+
+    Args:
+        host: The host.
+        collator: What renders samples for it.
+        name: Name or directory of the run.
+    """
+    prompt = collator.prompter.render(build_probe_samples()[0], [1])
+    return {
+        "model": name,
+        "prompt": prompt.text,
+        "dtype": str(host.dtype).removeprefix("torch."),
+        "attention": str(host.model.config.get_text_config()._attn_implementation),
+        "pixels": _pixels(host.image_processor.size),
+    }
 
 
 def _pixels(size: Mapping[str, int | None]) -> dict[str, int]:

@@ -83,10 +83,35 @@ class Bootstrap:
         if array.size == 0:
             raise InputError("bootstrap: no values; an interval needs at least one")
         sums, counts = _by_cluster(array, clusters)
-        means = self._resampled_means(sums, counts)
-        tail = (1 - self.level) / 2
-        low, high = np.quantile(means, [tail, 1 - tail])
-        return Interval(float(array.mean()), float(low), float(high), array.size, len(sums))
+        return self._interval(sums, counts, array.size)
+
+    def ratio(
+        self,
+        numerators: Sequence[float],
+        denominators: Sequence[float],
+        clusters: Sequence[Hashable] | None = None,
+    ) -> Interval:
+        """Return the sum of numerators over the sum of denominators, and its interval.
+
+        Args:
+            numerators: One an item.
+            denominators: One an item, none negative.
+            clusters: As for `mean`; whole units are resampled, both sums taken over them.
+
+        Raises:
+            InputError: There are no values, the lists differ in length, or all denominators of a
+                unit are zero.
+        """
+        if len(numerators) != len(denominators) or not len(numerators):
+            raise InputError(
+                f"bootstrap: {len(numerators)} numerators, {len(denominators)} denominators; a "
+                "ratio needs one of each an item, and at least one item"
+            )
+        sums, _ = _by_cluster(np.asarray(numerators, dtype=np.float64), clusters)
+        counts, _ = _by_cluster(np.asarray(denominators, dtype=np.float64), clusters)
+        if not (counts > 0).all():
+            raise InputError("bootstrap: a unit whose denominators are all zero has no ratio")
+        return self._interval(sums, counts, len(numerators))
 
     def difference(
         self,
@@ -106,6 +131,13 @@ class Bootstrap:
             )
         differences = np.asarray(left, dtype=np.float64) - np.asarray(right, dtype=np.float64)
         return self.mean(differences.tolist(), clusters)
+
+    def _interval(
+        self, sums: NDArray[np.float64], counts: NDArray[np.float64], items: int
+    ) -> Interval:
+        tail = (1 - self.level) / 2
+        low, high = np.quantile(self._resampled_means(sums, counts), [tail, 1 - tail])
+        return Interval(float(sums.sum() / counts.sum()), float(low), float(high), items, len(sums))
 
     def _resampled_means(
         self, sums: NDArray[np.float64], counts: NDArray[np.float64]

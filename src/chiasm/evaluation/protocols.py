@@ -28,7 +28,20 @@ REQUIRED_SETTINGS = ("model", "prompt", "dtype", "attention", "pixels")
 """Keys that `Answerer.describe` must give, so that no report lacks what shaped its numbers."""
 
 
-class Answerer(Protocol):
+class Described(Protocol):
+    """Says what shaped its results."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return what shaped the results beside the weights, as plain values.
+
+        At least `model` (name or directory of the run), `prompt` (the chat template's rendering of
+        one question, placeholders unexpanded), `dtype` of the weights, `attention` backend,
+        `pixels` (the image budget, by the preparer's own names); `generation` options as well.
+        """
+        ...
+
+
+class Answerer(Described, Protocol):
     """Answers questions in text."""
 
     def answers(self, samples: Sequence[Sample]) -> list[str]:
@@ -36,15 +49,6 @@ class Answerer(Protocol):
 
         The samples end with that user turn: no assistant turn follows, and `truth` is empty.
         Earlier assistant turns, if any, are given history.
-        """
-        ...
-
-    def describe(self) -> Mapping[str, Any]:
-        """Return what shaped the answers beside the weights, as plain values.
-
-        At least `model` (name or directory of the run), `prompt` (the chat template's rendering of
-        one question, placeholders unexpanded), `dtype` of the weights, `attention` backend,
-        `pixels` (the image budget, by the preparer's own names); `generation` options as well.
         """
         ...
 
@@ -146,7 +150,7 @@ class GatedModel(Answerer, Protocol):
         ...
 
 
-def settings_of(model: Answerer) -> dict[str, Any]:
+def settings_of(model: Described) -> dict[str, Any]:
     """Return what a model says about itself, with nothing that a report needs missing.
 
     Raises:

@@ -115,8 +115,7 @@ class Mask:
     @property
     def rle(self) -> dict[str, Any]:
         """The mask as COCO run lengths: `size` [H, W] and `counts` as text."""
-        encoded = coco.encode(np.asfortranarray(self.array.astype(np.uint8)))
-        return {"size": list(self.array.shape), "counts": encoded["counts"].decode("ascii")}
+        return run_lengths(self.array)
 
     @property
     def area(self) -> int:
@@ -180,3 +179,9 @@ class Segment:
 
 def _rounded(shares: Mapping[str, float]) -> dict[str, float]:
     return {name: round(share, DIGITS) for name, share in shares.items()}
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return a mask bool (H, W) as COCO run lengths: `size` [H, W] and `counts` as text."""
+    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}

@@ -1,0 +1,86 @@
+"""A grounding model as something whose masks are scored."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+from chiasm.core.batch import Batch
+from chiasm.core.errors import InputError
+from chiasm.core.outputs import Outputs
+from chiasm.core.samples import Sample
+from chiasm.data.collate import Collator
+from chiasm.evaluation.answering import describe_host
+from chiasm.evaluation.grounding import REFINED, Grounded
+from chiasm.language.host import Host
+from chiasm.models.probes import probing
+
+
+class MaskModel(Protocol):
+    """A model whose outputs hold masks of the phrases of a batch."""
+
+    @property
+    def host(self) -> Host:
+        """The language model that reads the phrases."""
+        ...
+
+    @property
+    def collator(self) -> Collator:
+        """Turns samples into batches, with their phrases."""
+        ...
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """Return logits of masks by head; see `Outputs.masks`."""
+        ...
+
+    def refine(self, batch: Batch, coarse: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Pass coarse logits, one float (h, w) a phrase, through the refiner."""
+        ...
+
+
+class ModelGrounder:
+    """Points at the phrases of samples, without gradient.
+
+    Args:
+        model: The model.
+        name: Name or directory of the run, for reports.
+    """
+
+    def __init__(self, model: MaskModel, name: str = "") -> None:
+        self.model = model
+        self.name = name
+
+    def ground(self, samples: Sequence[Sample]) -> Grounded:
+        """Point at all phrases of samples; see `evaluation.grounding.Grounder`.
+
+        Raises:
+            DataError: A sample is malformed, or a mask is broken.
+            InputError: The batch holds no phrase with a mask.
+        """
+        model = self.model
+        batch = model.collator.collate(samples).to(model.host.device)
+        phrases = batch.phrases
+        if phrases is None or not phrases.masks:
+            raise InputError(
+                f"no phrase with a mask in the batch from {samples[0].identifier!r}; masks are "
+                "scored against true ones"
+            )
+        with probing(cast("nn.Module", model)):
+            masks = model(batch).masks
+        return Grounded(
+            masks=masks,
+            truths=phrases.masks,
+            geometries=tuple(batch.geometries[image] for image in phrases.images.tolist()),
+            refine=functools.partial(self._refine, batch) if REFINED in masks else None,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what shaped the masks."""
+        return describe_host(self.model.host, self.model.collator, self.name)
+
+    def _refine(self, batch: Batch, coarse: Sequence[Tensor]) -> Sequence[Tensor]:
+        with probing(cast("nn.Module", self.model)):
+            return self.model.refine(batch, coarse)
