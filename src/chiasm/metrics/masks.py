@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chiasm.core.errors import InputError
+from chiasm.core.run_length import decode_run_length
 from chiasm.metrics.pairs import check_lengths
-from chiasm.metrics.run_length import decode_run_length
 
 MaskLike: TypeAlias = NDArray[np.bool_] | Mapping[str, Any]
 

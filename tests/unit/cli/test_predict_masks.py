@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from chiasm.cli.main import app
 from chiasm.cli.predict_masks import mask_name
-from chiasm.metrics.run_length import decode_run_length
+from chiasm.core.run_length import decode_run_length
 from tests.unit.inference.duals import build_dual
 from tests.unit.inference.pointers import Pointer, build_pointer, scene
 

@@ -342,7 +342,7 @@ def test_other_senses_reach_their_models() -> None:
     (mask,) = session.point(["the red bar"])
     assert isinstance(mask, Mask)
     assert (mask.phrase, mask.score, int(mask.array.sum())) == ("the red bar", 0.5, 2)
-    from chiasm.metrics.run_length import decode_run_length
+    from chiasm.core.run_length import decode_run_length
 
     assert np.array_equal(decode_run_length(mask.rle), mask.array)
     assert session.watch() == [Segment(0.5, 1.5, "jump", 0.75)]

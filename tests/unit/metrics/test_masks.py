@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from chiasm.core.errors import InputError
+from chiasm.core.run_length import decode_run_length
 from chiasm.metrics import (
     average_recall,
     cumulative_iou,
@@ -13,7 +14,6 @@ from chiasm.metrics import (
     mean_iou,
     precision_at,
 )
-from chiasm.metrics.run_length import decode_run_length
 
 HEIGHT, WIDTH = 7, 11
 
