@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from PIL import Image
@@ -30,6 +32,12 @@ def build_probe_samples() -> tuple[Sample, Sample]:
     return gradient, checker
 
 
+def build_mask_probe_samples() -> tuple[Sample, Sample]:
+    """Return the images of `build_probe_samples` with a mask of a quarter of each, low left."""
+    gradient, checker = (_with_mask(sample) for sample in build_probe_samples())
+    return gradient, checker
+
+
 class probing:  # noqa: N801 - reads as a verb in `with probing(model):`
     """Evaluation mode, no gradient and no autocast inside; the former modes come back outside."""
 
@@ -50,6 +58,14 @@ class probing:  # noqa: N801 - reads as a verb in `with probing(model):`
         self._grad.__exit__(None, None, None)
         for module in self._training:
             module.training = True
+
+
+def _with_mask(sample: Sample) -> Sample:
+    (image,) = sample.images
+    assert isinstance(image, Image.Image)
+    mask = np.zeros((1, image.height, image.width), np.bool_)
+    mask[0, image.height // 2 :, : image.width // 2] = True
+    return replace(sample, truth={"masks": mask})
 
 
 def _gradient(height: int, width: int) -> Image.Image:
