@@ -17,6 +17,7 @@ import binascii
 import io
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -30,6 +31,8 @@ from chiasm.core.samples import ImageSource
 
 MAX_PIXELS = 89_478_485
 """Most pixels of an image: Pillow's own limit, beyond which a small file may be an attack."""
+
+Decode = Callable[[Image.Image, str], Image.Image]
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):")  # two letters or more: C:\ is no scheme
 
@@ -59,6 +62,18 @@ def load_image(source: ImageSource) -> Image.Image:
     return _from_path(local_path(source))
 
 
+def load_stored(path: Path) -> Image.Image:
+    """Read an image file whose values are labels, not colours: nothing is converted or rotated.
+
+    Returns:
+        A PIL image in the mode of the file (palette indices for a palette), with its `format`.
+
+    Raises:
+        MediaError: As for `load_image`, but that every kind of image is read.
+    """
+    return _from_path(path, _stored)
+
+
 def local_path(source: str | Path) -> Path:
     """Return the path a string stands for.
 
@@ -83,7 +98,7 @@ def local_path(source: str | Path) -> Path:
     return Path(source)
 
 
-def _from_path(path: Path) -> Image.Image:
+def _from_path(path: Path, decode: Decode | None = None) -> Image.Image:
     try:
         size = path.stat().st_size
         if path.is_dir():
@@ -91,7 +106,7 @@ def _from_path(path: Path) -> Image.Image:
         if size == 0:
             raise MediaError(f"{path}: is empty (0 bytes); write or download it again")
         with path.open("rb") as file:
-            return _open(file, str(path))
+            return _open(file, str(path), decode or _decode)
     except FileNotFoundError:
         raise MediaError(f"{path}: does not exist; correct the path or set media_root") from None
     except (OSError, ValueError) as error:
@@ -130,7 +145,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _open(file: IO[bytes], name: str) -> Image.Image:
+def _open(file: IO[bytes], name: str, decode: Decode | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # The size is checked below, with an error in place of a warning.
@@ -146,17 +161,28 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
     except Exception as error:
         raise MediaError(f"{name}: cannot be opened: {_reason(error)}") from error
     with image:
-        return _decode(image, name)
+        return (decode or _decode)(image, name)
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:
+    return _loaded(image, name, lambda: _to_rgb(ImageOps.exif_transpose(image), name))
+
+
+def _stored(image: Image.Image, name: str) -> Image.Image:
+    kept = _loaded(image, name, image.copy)
+    kept.format = image.format
+    return kept
+
+
+def _loaded(image: Image.Image, name: str, convert: Callable[[], Image.Image]) -> Image.Image:
+    """Decode an opened image and return what `convert` makes of it."""
     _check_size(image.width, image.height, name)
     try:
         with warnings.catch_warnings():
             # A remark on a broken header is followed by an error where pixels are lost.
             warnings.simplefilter("ignore")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), name)
+            return convert()
     except MediaError:
         raise
     # Decoders of broken files raise whatever their parsing runs into.
