@@ -49,11 +49,12 @@ def load_answerer(run: str) -> ModelAnswerer:
 
 
 @contextmanager
-def asking(total: int) -> Iterator[Callable[[str, int], None]]:
+def asking(total: int, unit: str = "questions") -> Iterator[Callable[[str, int], None]]:
     """Show how many of `total` questions are answered, for each stage of the work.
 
     Args:
         total: Questions of one stage.
+        unit: What is counted, where it is not questions.
 
     Yields:
         A function of a stage's name and the number of questions just answered.
@@ -67,28 +68,30 @@ def asking(total: int) -> Iterator[Callable[[str, int], None]]:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console) as progress:
-            yield _Bars(progress, total)
+            yield _Bars(progress, total, unit)
     else:
-        yield _Lines(total)
+        yield _Lines(total, unit)
 
 
 class _Bars:
-    def __init__(self, progress: Progress, total: int) -> None:
+    def __init__(self, progress: Progress, total: int, unit: str) -> None:
         self.progress = progress
         self.total = total
+        self.unit = unit
         self.tasks: dict[str, TaskID] = {}
 
     def __call__(self, stage: str, count: int) -> None:
         if stage not in self.tasks:
             self.tasks[stage] = self.progress.add_task(stage, total=self.total, rate="")
         task = self.progress.tasks[self.progress.task_ids.index(self.tasks[stage])]
-        rate = f"{task.speed:.1f} questions/s" if task.speed else ""
+        rate = f"{task.speed:.1f} {self.unit}/s" if task.speed else ""
         self.progress.update(self.tasks[stage], advance=count, rate=rate)
 
 
 class _Lines:
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, unit: str) -> None:
         self.total = total
+        self.unit = unit
         self.stage = ""
         self.done = 0
         self.told = 0.0
@@ -99,4 +102,4 @@ class _Lines:
         self.done += count
         if self.done >= self.total or monotonic() - self.told > SECONDS_BETWEEN_LINES:
             self.told = monotonic()
-            console.print(f"{stage}: {self.done} of {self.total} questions", markup=False)
+            console.print(f"{stage}: {self.done} of {self.total} {self.unit}", markup=False)

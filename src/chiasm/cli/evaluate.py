@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from chiasm.cli.asking import asking, load_answerer
+from chiasm.cli.evaluate_masks import evaluate_masks_of
 from chiasm.cli.output import Json, console, emit
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def evaluate(
     run: Annotated[str, typer.Argument(help="A run directory, or the name of a shipped model.")],
     data: Annotated[Path, typer.Option(help="Dataset file: JSON, JSONL or Parquet.")],
     suite: Annotated[
-        str, typer.Option(help="Metrics: answers, true_false, vqa or captions.")
+        str, typer.Option(help="Metrics: answers, true_false, vqa, captions or grounding.")
     ] = "answers",
     output: Annotated[
         Path | None,
@@ -27,7 +28,7 @@ def evaluate(
     ] = None,
     train_data: Annotated[
         Path | None,
-        typer.Option(help="Training data: the majority baseline is counted on its answers."),
+        typer.Option(help="Training data: the baselines are counted on its answers or masks."),
     ] = None,
     media_root: Annotated[
         Path | None, typer.Option(help="Folder that relative media paths start from.")
@@ -35,13 +36,15 @@ def evaluate(
     keep_history: Annotated[
         bool, typer.Option(help="Ask later turns with the true earlier ones before them.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions a batch.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions or samples a batch.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
     json: Json = False,
 ) -> None:
-    """Score a model's answers, by group, with intervals and the majority baseline.
+    """Score a model's answers, or the masks of its phrases, with intervals and baselines.
 
-    Example: chiasm evaluate runs/dual --data world/test.jsonl --output results/dual.json
+    Examples:
+        chiasm evaluate runs/dual --data world/test.jsonl --output results/dual.json
+        chiasm evaluate tiny-grounding --data world/test.jsonl --suite grounding
     """
     from chiasm.data.dataset import load_dataset
     from chiasm.evaluation.bootstrap import Bootstrap
@@ -50,6 +53,18 @@ def evaluate(
 
     samples = list(load_dataset(data, media_root=media_root))
     training = None if train_data is None else list(load_dataset(train_data))
+    if suite == "grounding":
+        evaluate_masks_of(
+            run,
+            samples,
+            training,
+            data=str(data),
+            output=output,
+            batch_size=batch_size,
+            seed=seed,
+            as_json=json,
+        )
+        return
     model = load_answerer(run)
     with asking(len(split_questions(samples, keep_history=keep_history))) as tell:
         report = run_evaluation(

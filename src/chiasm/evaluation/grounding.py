@@ -12,6 +12,7 @@ from torch import Tensor
 
 from chiasm.core.errors import InputError
 from chiasm.core.grid import ImageGeometry
+from chiasm.core.run_length import encode_run_length
 from chiasm.core.samples import Sample
 from chiasm.data.locating import phrase_text
 from chiasm.evaluation.bootstrap import Bootstrap
@@ -21,7 +22,6 @@ from chiasm.evaluation.mask_ceiling import through_cells
 from chiasm.evaluation.mask_overlap import as_array, overlap, to_pixels
 from chiasm.evaluation.protocols import Described, settings_of
 from chiasm.evaluation.provenance import code_commit, fingerprint, installed_versions
-from chiasm.inference.answers import run_lengths
 
 SUITE = "grounding"
 """Name of the suite."""
@@ -265,6 +265,6 @@ def _score_phrase(
         plural=phrase.plural,
         image=phrase.image,
         overlaps={name: overlap(mask, truth) for name, mask in {**masks, **others}.items()},
-        masks={head: run_lengths(mask) for head, mask in masks.items()},
-        truth=run_lengths(truth),
+        masks={head: encode_run_length(mask) for head, mask in masks.items()},
+        truth=encode_run_length(truth),
     )

@@ -82,7 +82,7 @@ def render_page(analysis: GateAnalysis, seed: int = 0) -> str:
         examples=choose_examples(analysis, seed),
         per_case=EXAMPLES_PER_CASE,
         scale_uri=scale_uri(),
-        facts=_facts(analysis.context),
+        facts=page_facts(analysis.context),
         **_gate_values(analysis, seed),
     )
 
@@ -143,7 +143,8 @@ def _next_tenth(value: float) -> float:
     return math.ceil(value * 10 - 1e-9) / 10
 
 
-def _facts(context: Mapping[str, Any]) -> list[tuple[str, str]]:
+def page_facts(context: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what shaped the numbers, as pairs of texts for a page."""
     facts = []
     for name, value in context.items():
         if isinstance(value, Mapping):

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco
 
+from chiasm.core.run_length import encode_run_length
 from chiasm.models.gate_report import GateReport
 
 Box = tuple[float, float, float, float]
@@ -115,7 +115,7 @@ class Mask:
     @property
     def rle(self) -> dict[str, Any]:
         """The mask as COCO run lengths: `size` [H, W] and `counts` as text."""
-        return run_lengths(self.array)
+        return encode_run_length(self.array)
 
     @property
     def area(self) -> int:
@@ -179,9 +179,3 @@ class Segment:
 
 def _rounded(shares: Mapping[str, float]) -> dict[str, float]:
     return {name: round(share, DIGITS) for name, share in shares.items()}
-
-
-def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return a mask bool (H, W) as COCO run lengths: `size` [H, W] and `counts` as text."""
-    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}

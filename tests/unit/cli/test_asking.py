@@ -104,7 +104,7 @@ def test_batches_of_one_are_wrong_usage(data, eyes, tmp_path):
 def test_help_has_an_example(verb):
     done = run(verb, "--help")
     assert done.exit_code == 0
-    assert f"Example: chiasm {verb} runs/dual" in " ".join(done.stdout.split())
+    assert f"chiasm {verb} runs/dual" in " ".join(done.stdout.split())
 
 
 def test_a_bar_on_a_terminal(data, eyes, monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from chiasm.core.errors import InputError
+from chiasm.core.run_length import decode_run_length
 from chiasm.evaluation.bootstrap import Bootstrap
 from chiasm.evaluation.grounding import GroundingOptions, evaluate_masks, numbers_of_masks
 from chiasm.evaluation.mask_ceiling import through_cells
@@ -22,7 +23,6 @@ from chiasm.metrics import (
     mean_iou,
     precision_at,
 )
-from chiasm.core.run_length import decode_run_length
 from tests.unit.evaluation.painters import GEOMETRY, HEIGHT, WIDTH, Painter, moved, painted, read
 
 SAMPLES = [painted(number) for number in range(11)]
