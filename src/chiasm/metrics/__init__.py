@@ -13,14 +13,17 @@ from chiasm.metrics.masks import (
     generalised_iou,
     mask_iou,
     mean_iou,
+    pixel_accuracy,
     precision_at,
 )
+from chiasm.metrics.splits import average_recall_by_split
 from chiasm.metrics.temporal import TemporalPrecision, temporal_average_precision, temporal_iou
 
 __all__ = [
     "TemporalPrecision",
     "anls",
     "average_recall",
+    "average_recall_by_split",
     "bleu",
     "cider",
     "cider_d",
@@ -29,6 +32,7 @@ __all__ = [
     "generalised_iou",
     "mask_iou",
     "mean_iou",
+    "pixel_accuracy",
     "precision_at",
     "rouge_l",
     "temporal_average_precision",

@@ -76,6 +76,23 @@ def precision_at(
     return float(np.mean(ious >= threshold))
 
 
+def pixel_accuracy(predictions: Sequence[MaskLike], truths: Sequence[MaskLike]) -> float:
+    """Return the mean over items of the share of pixels on which prediction and truth agree.
+
+    Background counts, so an empty mask scores high on a small object; read it beside the mean IoU.
+
+    Raises:
+        InputError: As for `mean_iou`.
+    """
+    pairs = _overlaps("pixel_accuracy", predictions, truths)
+    areas = [_as_array(truth, "pixel_accuracy: truth").size for truth in truths]
+    wrong = [
+        (union - intersection) / area
+        for (intersection, union), area in zip(pairs, areas, strict=True)
+    ]
+    return 1 - float(np.mean(wrong))
+
+
 def average_recall(
     predictions: Sequence[MaskLike],
     truths: Sequence[MaskLike],
