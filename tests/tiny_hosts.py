@@ -69,28 +69,34 @@ def token_id(token: str) -> int:
     return 256 + SPECIAL_TOKENS.index(token)
 
 
-def tiny_tokenizer(placeholder: str) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(placeholder: str, without: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """Single bytes, the special tokens of all families under the names their processors read."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {symbol: index for index, symbol in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.add_special_tokens(
+        [
+            token if token not in without else f"<unused {i}>"
+            for i, token in enumerate(SPECIAL_TOKENS)
+        ]
+    )
+    names = {
+        "image_token": placeholder,
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+        "boi_token": "<begin_of_image>",
+        "eoi_token": "<end_of_image>",
+    }
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
         chat_template=TEMPLATE.replace("PLACEHOLDER", placeholder),
-        extra_special_tokens={
-            "image_token": placeholder,
-            "start_image_token": "<img>",
-            "end_image_token": "</img>",
-            "context_image_token": "<IMG_CONTEXT>",
-            "video_token": "<video>",
-            "boi_token": "<begin_of_image>",
-            "eoi_token": "<end_of_image>",
-        },
+        extra_special_tokens={key: name for key, name in names.items() if name not in without},
     )
 
 
