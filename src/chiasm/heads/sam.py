@@ -119,6 +119,8 @@ def _initialise(architecture: Mapping[str, Any], dtype: torch.dtype) -> LoadedSa
     _check_values(values, kind)
     try:
         config = kind.config(**values)
+        if not kind.stretch:
+            _mend_scales(config.vision_config, values.get("vision_config", {}))
         model = kind.model(config).to(dtype)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"architecture of the mask refiner: {_first(error)}") from error
@@ -173,6 +175,16 @@ def _finish(model: Any, kind: _Kind, colours: Any, source: Mapping[str, str]) ->
         stretch=kind.stretch,
     )
     return LoadedSam(model, transform, source)
+
+
+def _mend_scales(config: Any, given: Mapping[str, Any]) -> None:
+    """Set what SAM's configuration class leaves unfit for training from random weights.
+
+    It spreads random positions by half the width, where published models have 1 (near places must
+    look alike), and vision weights by 1e-10.
+    """
+    config.scale = 1.0
+    config.initializer_range = given.get("initializer_range", 0.02)
 
 
 def _make_buffer(module: nn.Module, name: str) -> None:
