@@ -42,15 +42,19 @@ def evaluate(
 ) -> None:
     """Score a model's answers, or the masks of its phrases, with intervals and baselines.
 
+    Under `accelerate launch` or `torchrun` the processes share the work and the first one writes.
+
     Examples:
         chiasm evaluate runs/dual --data world/test.jsonl --output results/dual.json
         chiasm evaluate tiny-grounding --data world/test.jsonl --suite grounding
     """
     from chiasm.data.dataset import load_dataset
     from chiasm.evaluation.bootstrap import Bootstrap
+    from chiasm.evaluation.processes import join_processes
     from chiasm.evaluation.questions import split_questions
     from chiasm.evaluation.runner import evaluate as run_evaluation
 
+    state = join_processes()
     samples = list(load_dataset(data, media_root=media_root))
     training = None if train_data is None else list(load_dataset(train_data))
     if suite == "grounding":
@@ -58,6 +62,7 @@ def evaluate(
             run,
             samples,
             training,
+            state=state,
             data=str(data),
             output=output,
             batch_size=batch_size,
@@ -78,6 +83,8 @@ def evaluate(
             data=str(data),
             progress=lambda count: tell("answering", count),
         )
+    if not state.is_main_process:
+        return
     document = report.to_json()
     if output is not None:
         paths = report.save(output)

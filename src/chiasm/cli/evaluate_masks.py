@@ -14,6 +14,8 @@ from chiasm.cli.asking import asking
 from chiasm.cli.output import console, emit
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
     from chiasm.core.samples import Sample
     from chiasm.evaluation.bootstrap import Interval
     from chiasm.evaluation.grounding_model import MaskModel
@@ -28,6 +30,7 @@ def evaluate_masks_of(
     samples: Sequence[Sample],
     training: Sequence[Sample] | None,
     *,
+    state: PartialState,
     data: str,
     output: Path | None,
     batch_size: int,
@@ -40,6 +43,7 @@ def evaluate_masks_of(
         run: A run directory, or the name of a shipped model.
         samples: What is scored.
         training: What the baselines are fitted to; None for the evaluated phrases.
+        state: This process's place; the main one writes.
         data: Name of the data.
         output: Report to write (JSON), with predictions as JSONL and a page beside it.
         batch_size: Samples a batch.
@@ -56,7 +60,7 @@ def evaluate_masks_of(
     from chiasm.inference.senses import check_sense
     from chiasm.recipes.loading import load_run
 
-    model = load_run(run)
+    model = load_run(run).to(state.device)
     check_sense(model, "point")
     grounder = ModelGrounder(cast("MaskModel", model), name=run)
     with asking(len(samples), "samples") as tell:
@@ -68,6 +72,8 @@ def evaluate_masks_of(
             progress=lambda count: tell("pointing", count),
         )
         report = evaluate_masks(grounder, samples, options)
+    if not state.is_main_process:
+        return
     document = report.to_json()
     if output is not None:
         paths = (
