@@ -23,7 +23,12 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 app = typer.Typer(help="Make, check and show data.", no_args_is_help=True)
 
 Format = Annotated[
-    str, typer.Option("--format", help="auto, messages, llava, vqa, captioning, medical, nlvr.")
+    str,
+    typer.Option(
+        "--format",
+        help="auto, messages, llava, vqa, captioning, medical, nlvr; with masks: phrases, refcoco, "
+        "narratives, coco_instances, coco_panoptic.",
+    ),
 ]
 MediaRoot = Annotated[
     Path | None, typer.Option("--media-root", help="Folder that relative media paths start from.")
@@ -224,6 +229,10 @@ def _render_reports(reports: "list[Report]", limit: int, out: Console) -> None:
             markup=False,
             soft_wrap=True,
         )
+        if report.phrases:
+            out.print(f"phrases: {report.phrases}, {report.masks} of them with a sound mask")
+        for reason, count in report.dropped.items():
+            out.print(f"left out: {count} {reason}", markup=False)
         if report.lengths:
             out.print(f"tokens of a sample: {min(report.lengths)} to {max(report.lengths)}")
             for bound, count in report.histogram:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from chiasm.core.errors import ChiasmError, FaultListError, InputError, MediaError
+from chiasm.core.errors import ChiasmError, DataError, FaultListError, InputError, MediaError
 from chiasm.core.protocols import ImagePreparer
 from chiasm.core.samples import Sample
 from chiasm.data.conversation import Fault, shown
 from chiasm.data.formats import AUTO
 from chiasm.data.formats.reader import Media, ReadOptions
+from chiasm.data.locating import phrase_faults, phrase_text
+from chiasm.data.masks import read_mask
 from chiasm.data.media import load_image
 from chiasm.data.prompts import Prompter
 from chiasm.data.reading import Entry, read_file
@@ -39,6 +41,9 @@ class Report:
         groups: Samples by group.
         lengths: Tokens of each sample that could be rendered; empty without a tokenizer.
         supervised: Supervised tokens, summed.
+        phrases: Phrases that mean pixels.
+        masks: Those of them whose mask was read and is sound.
+        dropped: What the format leaves out on purpose, and how often, by reason.
     """
 
     path: str
@@ -52,6 +57,9 @@ class Report:
     groups: dict[str, int]
     lengths: tuple[int, ...]
     supervised: int
+    phrases: int = 0
+    masks: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def histogram(self) -> list[tuple[int, int]]:
@@ -82,6 +90,9 @@ class Report:
             "distinct_images": self.distinct_images,
             "turns": self.turns,
             "groups": self.groups,
+            "phrases": self.phrases,
+            "masks": self.masks,
+            "dropped": dict(self.dropped),
             "tokens": self._token_counts() if self.lengths else None,
         }
 
@@ -109,11 +120,12 @@ def check(
 ) -> Report:
     """Check a dataset file: structure, media, and, with a host, prompts.
 
-    Every image is decoded whole, once for each different file. Nothing stops at the first fault.
+    Every image is decoded whole, once for each different file, and every mask of a phrase is read
+    and held against its image. Nothing stops at the first fault.
 
     Args:
-        path: JSON, JSONL or Parquet.
-        format: A name in `chiasm.data.formats.FORMATS`, or `auto`.
+        path: JSON, JSONL or Parquet; for some formats a folder or a pickle.
+        format: A name in `FORMATS` or `WHOLE_FILES` of `chiasm.data.formats`, or `auto`.
         media_root: Folder that relative media paths start from; by default that of the file.
         prompter: Renders the samples, to find what the chat template refuses and how long they
             are. Needs `preparer`.
@@ -151,6 +163,9 @@ def check(
         groups=_counts(sample.group for sample in samples),
         lengths=tuple(inspector.lengths),
         supervised=inspector.supervised,
+        phrases=sum(len(sample.phrases) for sample in samples),
+        masks=inspector.masks,
+        dropped=reading.dropped,
     )
 
 
@@ -169,8 +184,9 @@ class _Decoded:
 
 
 def _teaches(sample: Sample) -> bool:
-    """Whether there is a word to learn, or dense labels, which teach without a word."""
-    return bool(sample.truth.get("cells")) or any(turn.supervised for turn in sample.turns)
+    """Whether there is a word to learn, or dense labels or phrases, which teach without one."""
+    wordless = bool(sample.truth.get("cells") or sample.phrases)
+    return wordless or any(turn.supervised for turn in sample.turns)
 
 
 class _Inspector:
@@ -190,6 +206,7 @@ class _Inspector:
         self.faults: list[Fault] = []
         self.lengths: list[int] = []
         self.supervised = 0
+        self.masks = 0
         self._seen: dict[Any, _Decoded] = {}
 
     @property
@@ -206,6 +223,7 @@ class _Inspector:
         if entry.sample is None:
             return
         self._check_boxes(entry.sample, decoded)
+        self._check_phrases(entry.sample, decoded)
         if self.prompter is not None and not any(image.fault for image in decoded):
             self._render(entry.sample, [image.tokens for image in decoded], self.prompter)
         elif not (self.prediction or _teaches(entry.sample)):
@@ -251,6 +269,24 @@ class _Inspector:
                     self.faults.append(
                         Fault(sample.origin, place, f"{value} lies outside", allowed)
                     )
+
+    def _check_phrases(self, sample: Sample, decoded: Sequence[_Decoded]) -> None:
+        faults = phrase_faults(sample)
+        self.faults += [replace(fault, origin=sample.origin) for fault in faults]
+        if faults:
+            return
+        for index, phrase in enumerate(sample.phrases):
+            image = decoded[phrase.image]
+            if phrase.mask is None or image.fault:
+                continue
+            name = shown(phrase_text(sample.turns, phrase))
+            try:
+                read_mask(phrase.mask, image.height, image.width, f"phrase {name}")
+                self.masks += 1
+            except DataError as error:
+                value, _, allowed = str(error).rpartition("; ")
+                place = f"phrases[{index}].mask"
+                self.faults.append(Fault(sample.origin, place, value, allowed))
 
     def _render(self, sample: Sample, counts: Sequence[int], prompter: Prompter) -> None:
         try:

@@ -14,6 +14,7 @@ from chiasm.core.errors import DataError, InputError
 from chiasm.core.samples import Sample
 from chiasm.data.conversation import raise_faults
 from chiasm.data.formats import AUTO
+from chiasm.data.formats.grounding import GroundingOptions
 from chiasm.data.formats.reader import CAPTION_REQUEST, ReadOptions, Supervise
 from chiasm.data.mixture import Mixture
 from chiasm.data.reading import Convert, read_file, read_record
@@ -27,12 +28,20 @@ class FileDataset:
         samples: The samples, in order.
         path: Where they came from.
         format: The format they were read as.
+        dropped: What the format left out on purpose, and how often, by reason.
     """
 
-    def __init__(self, samples: Sequence[Sample], path: Path, format: str) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        path: Path,
+        format: str,
+        dropped: Mapping[str, int] | None = None,
+    ) -> None:
         self.samples = tuple(samples)
         self.path = path
         self.format = format
+        self.dropped = dict(dropped or {})
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -61,12 +70,13 @@ def load_dataset(
     supervise: Supervise = "all",
     caption_request: str = CAPTION_REQUEST,
     format_conversations: Convert | None = None,
+    grounding: GroundingOptions | None = None,
 ) -> FileDataset:
     """Read a dataset file.
 
     Args:
-        path: JSON, JSONL or Parquet.
-        format: A name in `FORMATS`, or `auto` to tell it from the records.
+        path: JSON, JSONL or Parquet; for some formats a folder or a pickle.
+        format: A name in `FORMATS` or `WHOLE_FILES`, or `auto` to tell it from the records.
         media_root: Folder that relative media paths start from; by default that of the file.
         split: Keep the records whose field `split` says this; None keeps all.
         group: Group of records that name none.
@@ -74,12 +84,13 @@ def load_dataset(
         caption_request: The user turn written before a caption that has none.
         format_conversations: Called with a record's `conversations` and the path of its image;
             returns messages in the OpenAI and Qwen form, the image among them.
+        grounding: How files of phrases and masks are read.
 
     Raises:
         DataError: There is no such file, or something is wrong in it: all faults at once.
         UnknownNameError: No such format.
     """
-    options = _options(path, media_root, supervise, caption_request, group)
+    options = _options(path, media_root, supervise, caption_request, group, grounding)
     reading = read_file(path, format, options, format_conversations)
     raise_faults(str(path), reading.faults)
     samples = reading.samples
@@ -88,7 +99,10 @@ def load_dataset(
         if not samples:
             known = sorted({str(s.truth.get("split", "(none)")) for s in reading.samples})
             raise DataError(f"{path}: no record of split {split!r}; it has: {', '.join(known)}")
-    return FileDataset(samples, Path(path), reading.format)
+    if not samples:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in reading.dropped.items())
+        raise DataError(f"{path}: no sample is left; left out: {left_out or 'nothing'}")
+    return FileDataset(samples, Path(path), reading.format, reading.dropped)
 
 
 def _options(
@@ -97,6 +111,7 @@ def _options(
     supervise: Supervise = "all",
     caption_request: str = CAPTION_REQUEST,
     group: str = "",
+    grounding: GroundingOptions | None = None,
 ) -> ReadOptions:
     if supervise not in ("all", "last"):
         raise InputError(f"supervise {supervise!r} is not allowed; allowed: 'all', 'last'")
@@ -105,7 +120,7 @@ def _options(
     root = Path(path).parent if media_root is None else Path(media_root)
     if media_root is not None and not root.is_dir():
         raise DataError(f"media_root {root} is not a folder; correct it, or leave it out")
-    return ReadOptions(root, supervise, caption_request, group)
+    return ReadOptions(root, supervise, caption_request, group, grounding or GroundingOptions())
 
 
 class RecordDataset(ABC):
@@ -184,6 +199,7 @@ class DatasetArguments(Config):
         split: Keep records of this split only.
         supervise: `all` assistant turns or the `last`.
         caption_request: The user turn written before a caption that has none.
+        grounding: How files of phrases and masks are read.
     """
 
     data_path: Path
@@ -191,6 +207,7 @@ class DatasetArguments(Config):
     split: str | None = None
     supervise: Supervise = "all"
     caption_request: str = CAPTION_REQUEST
+    grounding: GroundingOptions = GroundingOptions()
 
 
 class DatasetConfig(Config):
@@ -204,7 +221,21 @@ class DatasetConfig(Config):
         seed: Of a `multi`, seed of the draws.
     """
 
-    type: Literal["multi", "auto", "messages", "llava", "vqa", "captioning", "medical", "nlvr"]
+    type: Literal[
+        "multi",
+        "auto",
+        "messages",
+        "llava",
+        "vqa",
+        "captioning",
+        "medical",
+        "nlvr",
+        "phrases",
+        "refcoco",
+        "narratives",
+        "coco_instances",
+        "coco_panoptic",
+    ]
     args: DatasetArguments | None = None
     datasets: tuple[DatasetConfig, ...] = ()
     weights: tuple[float, ...] | None = None
@@ -235,6 +266,7 @@ class DatasetConfig(Config):
                 split=self.args.split,
                 supervise=self.args.supervise,
                 caption_request=self.args.caption_request,
+                grounding=self.args.grounding,
             )
         parts = {_name(i, config): config.build() for i, config in enumerate(self.datasets)}
         files = {name: part for name, part in parts.items() if isinstance(part, FileDataset)}

@@ -32,36 +32,40 @@ class Said:
 
 
 def naming_turns(
-    said: Sequence[Said], request: str, supervised: bool = False
+    said: Sequence[Said | str],
+    request: str,
+    supervised: bool = False,
+    separator: str = SEPARATOR,
 ) -> tuple[tuple[Turn, ...], tuple[Phrase, ...]]:
-    """Return a conversation about one image that names phrases, and where they stand in it.
+    """Return a conversation about one image that says phrases, and where they stand in it.
 
-    The user shows image 0 and asks `request`; the assistant says all phrases, separated by
-    `SEPARATOR`.
+    The user shows image 0 and asks `request`; the assistant says everything in order.
 
     Args:
-        said: The phrases, in order; at least one, none of them blank.
+        said: Phrases, and words between them that mean no pixels; at least one, none blank.
         request: What the user asks.
         supervised: Whether training scores the assistant's words.
+        separator: Stands between two of them, and belongs to neither.
 
     Raises:
-        InputError: There is no phrase, or one is blank.
+        InputError: Nothing is said, or something blank.
     """
-    if not said or any(not phrase.text.strip() for phrase in said):
-        raise InputError(
-            f"phrases {[phrase.text for phrase in said]}; give at least one, and none blank"
-        )
+    words = [piece.text if isinstance(piece, Said) else piece for piece in said]
+    if not words or not all(text.strip() for text in words):
+        raise InputError(f"phrases {words}; give at least one, and none blank")
     text = ""
     phrases = []
-    for phrase in said:
-        text += SEPARATOR if text else ""
-        phrases.append(_placed(phrase, 1, len(text)))
-        text += phrase.text
+    for piece, piece_words in zip(said, words, strict=True):
+        text += separator if text else ""
+        if isinstance(piece, Said):
+            phrases.append(place_phrase(piece, 1, len(text)))
+        text += piece_words
     turns = (Turn("user", (0, request)), Turn("assistant", (text,), supervised))
     return turns, tuple(phrases)
 
 
-def _placed(said: Said, turn: int, start: int) -> Phrase:
+def place_phrase(said: Said, turn: int, start: int) -> Phrase:
+    """Return a phrase about image 0 that begins at a character of a turn."""
     return Phrase(
         turn=turn,
         start=start,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,12 @@ from chiasm.core.config import lookup
 from chiasm.core.errors import DataError
 from chiasm.core.samples import Sample
 from chiasm.data.conversation import Fault, shown
-from chiasm.data.formats import AUTO, FORMATS, nlvr
+from chiasm.data.formats import AUTO, FORMATS, WHOLE_FILES
 from chiasm.data.formats.reader import Media, ReadOptions, RecordReader
 from chiasm.data.records import Record, read_records
 
 Convert = Callable[[Any, "Path | str | None"], Sequence[Mapping[str, Any]]]
 """`format_conversations(conversations, image_path)` -> messages in the OpenAI and Qwen form."""
-
-
-WHOLE_FILES: dict[str, Callable[[Path], list[Sample]]] = {"nlvr": nlvr.read}
-"""Formats in which a record alone is no sample: name to the reader of the whole file or folder."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +47,14 @@ class Reading:
         records: How many records the file holds.
         entries: Those that are of the format, in order.
         faults: Everything wrong, in the order of the file.
+        dropped: What the format leaves out on purpose, and how often, by reason.
     """
 
     format: str
     records: int
     entries: tuple[Entry, ...]
     faults: tuple[Fault, ...]
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -73,7 +71,7 @@ def read_file(
     """Read a file of records.
 
     Args:
-        path: JSON, JSONL or Parquet.
+        path: JSON, JSONL or Parquet; for some of `WHOLE_FILES` a folder or a pickle.
         format: A name in `FORMATS` or `WHOLE_FILES`, or `auto`.
         options: How records are read.
         convert: Turns `conversations` and the image's path into messages; the records are then
@@ -88,14 +86,15 @@ def read_file(
     """
     if format != AUTO:
         lookup({**FORMATS, **WHOLE_FILES}, format, "data format")
+    if format == AUTO and convert is None:
+        format = _found_whole(Path(path)) or AUTO
     if format in WHOLE_FILES:
-        return _read_whole(Path(path), format)
-    if format == AUTO and Path(path).is_dir():
-        # Of the known forms only this one is a folder.
-        return _read_whole(Path(path), "nlvr")
+        return _read_whole(Path(path), format, options)
     records, faults = read_records(path)
-    if format == AUTO and convert is None and records and _is_nlvr(records[0].fields):
-        return _read_whole(Path(path), "nlvr")
+    if format == AUTO and convert is None and records:
+        claimed = [key for key, form in WHOLE_FILES.items() if form.claims(records[0].fields)]
+        if claimed:
+            return _read_whole(Path(path), claimed[0], options)
     if convert is not None:
         records = [_converted(record, convert, options) for record in records]
         format = "messages"
@@ -108,13 +107,21 @@ def read_file(
     return Reading(format, len(records), tuple(entries), tuple(in_order))
 
 
-def _is_nlvr(fields: Mapping[str, Any]) -> bool:
-    return all(name in fields for name in nlvr.FIELDS)
+def _found_whole(path: Path) -> str:
+    """Return the form that a folder or a file without records has; empty for other files.
+
+    The most general form is asked last: a folder of no other form is one of it.
+    """
+    found = [key for key, form in WHOLE_FILES.items() if form.finds(path)]
+    return min(found, key=lambda key: key == "nlvr", default="")
 
 
-def _read_whole(path: Path, format: str) -> Reading:
+def _read_whole(path: Path, format: str, options: ReadOptions) -> Reading:
+    if path.is_dir() and options.media_root == path.parent:
+        # By default media lie beside the file, and the file of a folder lies in it.
+        options = replace(options, media_root=path)
     try:
-        samples = WHOLE_FILES[format](path)
+        whole = WHOLE_FILES[format].read(path, options)
     except DataError as error:
         faults = tuple(_whole_fault(path, words) for words in error.faults or (str(error),))
         return Reading(format, 0, (), faults)
@@ -125,9 +132,12 @@ def _read_whole(path: Path, format: str) -> Reading:
             sample,
             tuple(Media(f"images[{index}]", image) for index, image in enumerate(sample.images)),
         )
-        for sample in samples
+        for sample in whole.samples
     )
-    return Reading(format, len(entries), entries, ())
+    found = list(whole.faults)
+    _add_repeated(entries, found)
+    dropped = {reason: count for reason, count in whole.dropped.items() if count}
+    return Reading(format, whole.records, entries, tuple(found), dropped)
 
 
 def _whole_fault(path: Path, words: str) -> Fault:
@@ -183,7 +193,12 @@ def _detect(records: list[Record], faults: list[Fault]) -> tuple[str, list[Recor
 
 
 def _unknown(record: Record, count: int) -> Fault:
-    forms = "; ".join(f"{key}: {form.form}" for key, form in FORMATS.items() if key != "medical")
+    forms = "; ".join(
+        [
+            *(f"{key}: {form.form}" for key, form in FORMATS.items() if key != "medical"),
+            *(f"{key}: {form.form}" for key, form in WHOLE_FILES.items()),
+        ]
+    )
     return Fault(
         record.origin,
         "record",

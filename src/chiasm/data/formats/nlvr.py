@@ -24,6 +24,8 @@ from typing import Any
 
 from chiasm.core.errors import DataError, InputError
 from chiasm.core.samples import Sample, Turn
+from chiasm.data.formats.reader import ReadOptions
+from chiasm.data.formats.whole import Whole, WholeFormat
 
 QUESTION = "True or false?"
 LABELS = ("true", "false")
@@ -228,3 +230,17 @@ def _sample(record: Mapping[str, Any], image: Path, origin: str) -> Sample:
         },
         origin=origin,
     )
+
+
+def _read_whole(path: Path, options: ReadOptions) -> Whole:
+    samples = read(path)
+    return Whole(tuple(samples), records=len(samples))
+
+
+NLVR = WholeFormat(
+    claims=lambda fields: all(name in fields for name in FIELDS),
+    # A folder of no other form is taken for one of these.
+    finds=lambda path: path.is_dir(),
+    read=_read_whole,
+    form='{"sentence": ..., "label": ..., "identifier": ..., "structured_rep": ...}',
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from chiasm.core.errors import MediaError
 from chiasm.core.samples import ImageSource, Role, Sample, Turn
 from chiasm.data.conversation import Fault, content_faults, role_faults, shown
 from chiasm.data.formats.extras import label, other_fields, read_truth
+from chiasm.data.formats.grounding import GroundingOptions
 from chiasm.data.media import local_path
 from chiasm.data.records import Record
 
@@ -36,12 +37,14 @@ class ReadOptions:
         supervise: Whether training scores all assistant turns, or the last one only.
         caption_request: The user turn written before a caption that has none.
         group: Group of records that name none.
+        grounding: How files of phrases and masks are read.
     """
 
     media_root: Path
     supervise: Supervise = "all"
     caption_request: str = CAPTION_REQUEST
     group: str = ""
+    grounding: GroundingOptions = field(default_factory=GroundingOptions)
 
 
 @dataclass(frozen=True)
