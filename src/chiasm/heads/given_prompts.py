@@ -6,6 +6,7 @@ from torch import Tensor
 
 from chiasm.core.batch import Batch
 from chiasm.core.errors import InputError
+from chiasm.core.sampling import view_to_image
 from chiasm.heads.mask_refiner import mask_prompt
 from chiasm.heads.sam_images import SamTransform
 from chiasm.heads.segment_anything import Prompts
@@ -43,6 +44,23 @@ def given_prompts(batch: Batch, transform: SamTransform, mask_side: int) -> list
         _one(batch, index, images[index : index + 1], kinds[index], transform, mask_side)
         for index in range(len(kinds))
     ]
+
+
+def coarse_on_images(batch: Batch) -> list[Tensor | None]:
+    """Return the coarse mask that each mask of a batch is prompted with, on its image.
+
+    Returns:
+        For each mask float32 (H, W), logits over the original image; None where none is given.
+    """
+    assert batch.phrases is not None
+    kinds = batch.targets["prompts.kinds"][:, 0].tolist()
+    found: list[Tensor | None] = []
+    for index, image in enumerate(batch.phrases.images.tolist()):
+        geometry = batch.geometries[image]
+        size = (geometry.original_height, geometry.original_width)
+        logits = batch.targets["prompts.coarse"][index : index + 1]
+        found.append(view_to_image(logits, geometry, size)[0] if kinds[index] else None)
+    return found
 
 
 def _one(

@@ -17,7 +17,7 @@ from chiasm.core.outputs import Outputs
 from chiasm.data.mask_prompts import PromptDrawing
 from chiasm.data.segmenting import NAME, SegmentCollator
 from chiasm.encoders.fingerprint import fingerprint
-from chiasm.heads.given_prompts import given_prompts
+from chiasm.heads.given_prompts import coarse_on_images, given_prompts
 from chiasm.heads.sam import SamConfig, save_sam
 from chiasm.heads.segment_anything import SegmentAnything
 from chiasm.models.probes import build_mask_probe_samples, probing
@@ -112,6 +112,10 @@ class Segmenter(nn.Module):
         )
         scores = torch.cat([scores for _, scores in decoded])
         return Outputs(masks={"refined": masks}, named={"refined.scores": scores})
+
+    def coarse_masks(self, batch: Batch) -> list[Tensor | None]:
+        """Return for each mask the coarse logits it was prompted with, float32 (H, W), if any."""
+        return coarse_on_images(batch)
 
     def probe(self) -> Mapping[str, Tensor]:
         """Return the logits of two fixed inputs by `<input>.<mask>`, float32."""
