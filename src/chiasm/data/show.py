@@ -1,6 +1,7 @@
 """One sample as the model will see it: images with the host's cells, and the text with its labels.
 
-Runs of placeholders are shown as one mark with their count; supervised text is coloured.
+Runs of placeholders are shown as one mark with their count; supervised text is coloured. Phrases
+that mean pixels are listed, each in the colour in which its mask lies over the image.
 """
 
 from __future__ import annotations
@@ -8,18 +9,21 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from chiasm.core.batch import IGNORE
 from chiasm.core.errors import InputError
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.protocols import ImagePreparer
 from chiasm.core.samples import ImageSource, Sample
+from chiasm.data.locating import phrase_name, phrase_text
+from chiasm.data.masks import read_mask
 from chiasm.data.media import load_image
 from chiasm.data.prompts import Prompt, Prompter
 
@@ -30,6 +34,9 @@ COLORS: dict[Kind, str] = {"given": "#444444", "supervised": "#0a7d33", "image":
 
 BACKGROUNDS: dict[Kind, str] = {"given": "#ffffff", "supervised": "#dff5e3", "image": "#efe5ff"}
 GRID = (255, 60, 60)
+MASKS = ("#0f62fe", "#f1c21b", "#24a148", "#ff7eb6", "#08bdba", "#fa4d56", "#8a3ffc", "#ba4e00")
+"""Colours of masks, in turn."""
+
 SHORTEST_SIDE, LONGEST_SIDE = 280, 900
 MARGIN, LINE, COLUMNS, FONT_SIZE = 16, 20, 110, 14
 
@@ -50,14 +57,38 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Pointed:
+    """A phrase that means pixels.
+
+    Attributes:
+        text: Its words, and where it is not 0, its image.
+        tokens: How many tokens say it; 0 where its turn is not rendered.
+        share: Part of its image that its mask covers; None where no mask is known.
+        color: Of its mask, as "#rrggbb".
+    """
+
+    text: str
+    tokens: int
+    share: float | None
+    color: str
+
+    @property
+    def line(self) -> str:
+        """The phrase in a line."""
+        mask = "no mask" if self.share is None else f"{self.share:.1%} of the image"
+        return f"{self.text}: {self.tokens} tokens, {mask}"
+
+
+@dataclass(frozen=True)
 class View:
-    """What is shown of a sample: its pieces of text, and its images with the host's cells drawn."""
+    """What is shown of a sample: its text, its images with the host's cells drawn, its phrases."""
 
     title: str
     pieces: tuple[Piece, ...]
     images: tuple[Image.Image, ...]
     tokens: int
     supervised: int
+    phrases: tuple[Pointed, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -81,20 +112,44 @@ def view(
         loader: Reads one image as RGB.
 
     Raises:
-        DataError: The sample is malformed.
-        MediaError: An image cannot be read.
+        DataError: The sample is malformed, or a mask is broken.
+        MediaError: An image or a file of a mask cannot be read.
     """
     images = [loader(source) for source in sample.images]
     prepared = preparer.prepare(images)
-    learns = any(turn.supervised for turn in sample.turns)
+    learns = bool(sample.phrases) or any(turn.supervised for turn in sample.turns)
     prompt = prompter.render(sample, prepared.token_counts, add_generation_prompt=not learns)
+    covered, pointed = _cover(sample, images, prompt)
     return View(
         title=f"{sample.identifier} ({sample.origin})" if sample.origin else sample.identifier,
         pieces=_pieces(prompt, prompter),
-        images=tuple(map(draw_cells, images, prepared.geometries)),
+        images=tuple(map(draw_cells, covered, prepared.geometries)),
         tokens=len(prompt),
         supervised=prompt.supervised_tokens,
+        phrases=pointed,
     )
+
+
+def _cover(
+    sample: Sample, images: Sequence[Image.Image], prompt: Prompt
+) -> tuple[list[Image.Image], tuple[Pointed, ...]]:
+    """Lay the masks of phrases over copies of their images, half transparent, and list them."""
+    pixels = [np.asarray(image, np.float32).copy() for image in images]
+    pointed = []
+    for index, phrase in enumerate(sample.phrases):
+        color = MASKS[index % len(MASKS)]
+        share = None
+        if phrase.mask is not None:
+            height, width, _ = pixels[phrase.image].shape
+            mask = read_mask(phrase.mask, height, width, phrase_name(sample, index))
+            tint = np.array(ImageColor.getrgb(color), np.float32)
+            pixels[phrase.image][mask] = (pixels[phrase.image][mask] + tint) / 2
+            share = float(mask.mean())
+        text = phrase_text(sample.turns, phrase)
+        if phrase.image:
+            text += f" (image {phrase.image})"
+        pointed.append(Pointed(text, len(prompt.phrases.get(index, ())), share, color))
+    return [Image.fromarray(values.astype(np.uint8)) for values in pixels], tuple(pointed)
 
 
 def write_view(shown: View, output: Path | str) -> None:
@@ -130,6 +185,11 @@ def to_html(shown: View) -> str:
         for kind, color in COLORS.items()
     )
     legend = " ".join(f'<span class="{kind}">{kind}</span>' for kind in COLORS)
+    phrases = "\n".join(
+        f'<li style="border-left: 1em solid {phrase.color}">{html.escape(phrase.line)}</li>'
+        for phrase in shown.phrases
+    )
+    listed = f"<ul>\n{phrases}\n</ul>\n" if phrases else ""
     title = html.escape(shown.title)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -137,12 +197,14 @@ def to_html(shown: View) -> str:
 body {{ font-family: sans-serif; margin: 2em; }}
 pre {{ white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.6; }}
 figure {{ display: inline-block; margin: 0 1em 1em 0; }}
+ul {{ list-style: none; padding: 0; }}
+li {{ padding-left: 0.5em; margin: 0.2em 0; }}
 {styles}
 </style></head><body>
 <h1>{title}</h1>
 <p>{shown.summary}. {legend}</p>
 {figures}
-<pre>{text}</pre>
+{listed}<pre>{text}</pre>
 </body></html>
 """
 
@@ -154,8 +216,11 @@ def to_picture(shown: View) -> Image.Image:
     longest = max((sum(len(text) for _, text in line) for line in lines), default=0)
     advance = max(font.getlength("m"), 1.0)
     pictures_width = sum(image.width + MARGIN for image in shown.images)
-    width = int(max(pictures_width, min(longest, COLUMNS) * advance, 480)) + 2 * MARGIN
-    top = 3 * LINE + max((image.height + MARGIN for image in shown.images), default=0)
+    named = max((font.getlength(phrase.line) + 2 * LINE for phrase in shown.phrases), default=0)
+    text_width = min(longest, COLUMNS) * advance
+    width = int(max(pictures_width, text_width, named, 480)) + 2 * MARGIN
+    below = 3 * LINE + max((image.height + MARGIN for image in shown.images), default=0)
+    top = below + LINE * len(shown.phrases)
     canvas = Image.new("RGB", (width, top + LINE * len(lines) + MARGIN), "white")
     draw = ImageDraw.Draw(canvas)
     draw.text((MARGIN, MARGIN // 2), shown.title, "black", font)
@@ -164,6 +229,10 @@ def to_picture(shown: View) -> Image.Image:
     for image in shown.images:
         canvas.paste(image, (left, 3 * LINE))
         left += image.width + MARGIN
+    for row, phrase in enumerate(shown.phrases):
+        y = below + row * LINE
+        draw.rectangle((MARGIN, y, MARGIN + LINE - 4, y + LINE - 4), phrase.color)
+        draw.text((MARGIN + LINE, y), phrase.line, "black", font)
     for row, line in enumerate(lines):
         place = float(MARGIN)
         for kind, text in line:
