@@ -43,6 +43,18 @@ MaskChoice = Annotated[
     str | None,
     typer.Option("--mask", help="coarse or refined masks; the model's best if not given."),
 ]
+Ground = Annotated[bool, typer.Option("--ground", help="Also point at the phrases of the answer.")]
+Phrases = Annotated[
+    str, typer.Option("--extractor", help="What finds phrases for --ground: rules or spacy.")
+]
+ChainOfThought = Annotated[
+    str | None,
+    typer.Option(
+        "--chain-of-thought",
+        help="Look closer before answering: at the object that the model names (object), at what "
+        "the question says (question), or not (none).",
+    ),
+]
 Reconstruction = Annotated[
     Path | None, typer.Option(help="The scene with the hidden object restored.")
 ]
@@ -78,6 +90,9 @@ def predict(
     benchmark: Time = False,
     phrase: Phrase = None,
     mask: MaskChoice = None,
+    ground: Ground = False,
+    extractor: Phrases = "rules",
+    chain_of_thought: ChainOfThought = None,
     reconstruction: Reconstruction = None,
     video: Video = None,
     max_new_tokens: MaxNewTokens = 128,
@@ -100,10 +115,12 @@ def predict(
         chiasm predict runs/dual --input questions.jsonl --output answers
         chiasm predict runs/dual --image scene.png --benchmark
         chiasm predict tiny-grounding --image scene.png --phrase "the red circle" --output found
+        chiasm predict runs/pointer --image scene.png --ask "What is there?" --ground --output said
     """
     shown = {"image": image, "reconstruction": reconstruction, "video": video}
     special = {"--compare-encoders": compare_encoders, "--benchmark": benchmark}
-    _check_usage(file, shown, {"--ask": ask, "--phrase": phrase}, special, output)
+    closer = {"--ground": ground, "--chain-of-thought": chain_of_thought}
+    _check_usage(file, shown, {"--ask": ask, "--phrase": phrase, **closer}, special, output)
     from chiasm.cli.predict_file import predict_file
     from chiasm.cli.predict_one import Wants, predict_one
     from chiasm.inference.responding import Generation, seeded
@@ -129,7 +146,9 @@ def predict(
         elif compare_encoders:
             _compare(model, image, ask or DEFAULT_QUESTION, max_new_tokens, json)
         else:
-            wants = Wants(ask, tuple(phrase or ()), mask)
+            wants = Wants(
+                ask, tuple(phrase or ()), mask, extractor if ground else None, chain_of_thought
+            )
             predict_one(run, model, shown, wants, generation, output, as_json=json)
 
 
@@ -162,7 +181,12 @@ def _check_usage(
             )
         if shown["image"] is None:
             raise typer.BadParameter("needs --image FILE", param_hint=chosen[0])
-    elif file is None and given in ([], ["--image"]):
+    closer = [name for name in ("--ground", "--chain-of-thought") if wanted[name]]
+    if len(closer) > 1:
+        raise typer.BadParameter(f"choose one: {' or '.join(closer)}", param_hint=closer[0])
+    if closer and not (shown["image"] and wanted["--ask"]):
+        raise typer.BadParameter("needs --image FILE and --ask TEXT", param_hint=closer[0])
+    if file is None and not chosen and given in ([], ["--image"]):
         raise typer.BadParameter(
             "give --ask TEXT (with --image FILE), --phrase TEXT with --image FILE, or --input "
             "FILE.jsonl",

@@ -13,11 +13,19 @@ from rich.console import Console
 from chiasm.cli.output import console, emit
 from chiasm.cli.predict_file import PREDICTIONS, make_folder, write_predictions
 from chiasm.cli.predict_masks import show_masks, write_masks
+from chiasm.core.config import lookup
 
 if TYPE_CHECKING:
     from chiasm.inference.answers import Answer, Mask
+    from chiasm.inference.chain_of_thought import ThoughtAnswer
+    from chiasm.inference.grounded import GroundedAnswer
     from chiasm.inference.responding import Generation
+    from chiasm.inference.session import Session
     from chiasm.recipes.build import Family
+
+
+GROUNDED = "grounded.html"
+REGION = "region.png"
 
 
 @dataclass(frozen=True)
@@ -28,11 +36,21 @@ class Wants:
         question: The question, or None.
         phrases: Phrases to point at.
         mask: Head to take masks from; None for the best.
+        extractor: What finds the phrases of the answer, which are pointed at; None for no such
+            pointing.
+        thought: How to look closer before answering; None for not at all.
     """
 
     question: str | None
     phrases: tuple[str, ...] = ()
     mask: str | None = None
+    extractor: str | None = None
+    thought: str | None = None
+
+    @property
+    def pointing(self) -> bool:
+        """Whether the model has to point."""
+        return bool(self.phrases) or self.extractor is not None or self.thought is not None
 
 
 def predict_one(
@@ -60,36 +78,77 @@ def predict_one(
         ChiasmError: The model lacks a sense, or an input is wrong.
         BadParameter: Nothing is wanted (exit code 2).
     """
+    from chiasm.inference.chain_of_thought import check_thought
+    from chiasm.inference.phrases import EXTRACTORS
     from chiasm.inference.pointing import as_pointing, check_phrases, choose_head
     from chiasm.inference.session import Session
 
     session = Session(model)
+    if wants.pointing:
+        choose_head(as_pointing(model), wants.mask)
     if wants.phrases:
         check_phrases(wants.phrases)
-        choose_head(as_pointing(model), wants.mask)
+    if wants.thought is not None:
+        check_thought(wants.thought)
+    if wants.extractor is not None:
+        lookup(EXTRACTORS, wants.extractor, "phrase extractor")
     session.set(**shown)
     if wants.question is None and not wants.phrases and shown["video"] is None:
         raise typer.BadParameter("give --ask TEXT as well", param_hint="--reconstruction")
     if output is not None:
         make_folder(output)
-    document: dict[str, Any] = {"model": run}
-    answer, masks = None, []
-    if wants.question is not None:
-        answer = session.ask(wants.question, **vars(generation))
-        document |= {"question": wants.question, **answer.document()}
-    if wants.phrases:
-        masks = session.point(wants.phrases, mask=wants.mask)
-        document["masks"] = [mask.document() for mask in masks]
+    said = _ask(session, wants, generation)
+    document: dict[str, Any] = {"model": run, **said.document}
+    masks = session.point(wants.phrases, mask=wants.mask) if wants.phrases else []
+    if masks:
+        found = [mask.document() for mask in masks]
+        document["masks"] = [*document.get("masks", ()), *found]
     if shown["video"] is not None and wants.question is None:
         document["segments"] = [vars(segment) for segment in session.watch()]
     if output is not None:
-        document["files"] = _save(output, document, answer, masks, shown["image"])
-    emit(document, as_json=as_json, render=lambda target: _show(document, answer, target))
+        document["files"] = _save(output, document, said, [*said.masks, *masks], shown["image"])
+    emit(document, as_json=as_json, render=lambda target: _show(document, said.answer, target))
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What came of the question: in plain values, and what files are made of."""
+
+    document: dict[str, Any]
+    answer: Answer | None = None
+    masks: tuple[Mask, ...] = ()
+    grounded: GroundedAnswer | None = None
+    thought: ThoughtAnswer | None = None
+
+
+def _ask(session: Session, wants: Wants, generation: Generation) -> _Said:
+    from chiasm.inference.chain_of_thought import check_thought
+
+    if wants.question is None:
+        return _Said({})
+    if wants.thought is not None:
+        thought = session.think(
+            wants.question,
+            check_thought(wants.thought),
+            mask=wants.mask,
+            max_new_tokens=generation.max_new_tokens,
+        )
+        masks = () if thought.mask is None else (thought.mask,)
+        return _Said(thought.document(), thought.answer, masks, thought=thought)
+    if wants.extractor is not None:
+        grounded = session.converse(
+            wants.question, extractor=wants.extractor, mask=wants.mask, **vars(generation)
+        )
+        return _Said(grounded.document(), grounded.answer, tuple(grounded.masks), grounded=grounded)
+    answer = session.ask(wants.question, **vars(generation))
+    return _Said({"question": wants.question, **answer.document()}, answer)
 
 
 def _show(document: dict[str, Any], answer: Answer | None, target: Console) -> None:
     if answer is not None:
         show_answer(answer, target)
+    if document.get("thought", "none") != "none":
+        _show_thought(document, target)
     show_masks(document.get("masks", ()), target)
     for segment in document.get("segments", ()):
         target.print(
@@ -99,6 +158,18 @@ def _show(document: dict[str, Any], answer: Answer | None, target: Console) -> N
         )
     for path in document.get("files", ()):
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
+
+
+def _show_thought(document: dict[str, Any], target: Console) -> None:
+    if document["region"] is None:
+        target.print("looked closer at: nothing found, so at the whole picture", markup=False)
+        return
+    left, top, right, bottom = document["region"]
+    target.print(
+        f"looked closer at: {document['mask']['phrase']}, x {left} to {right}, y {top} to {bottom}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def show_answer(answer: Answer, target: Console) -> None:
@@ -120,11 +191,12 @@ def _gate_words(answer: Answer) -> str:
 def _save(
     folder: Path,
     document: dict[str, Any],
-    answer: Answer | None,
+    said: _Said,
     masks: Sequence[Mask],
     image: Path | None,
 ) -> list[str]:
-    """Write the prediction, for each stream its map over the image, and the masks."""
+    """Write the prediction, for each stream its map over the image, masks, page and region."""
+    from chiasm.inference.grounded_page import save_grounded
     from chiasm.inference.pictures import draw_map, read_picture
 
     name = "question" if image is None else image.name
@@ -132,10 +204,16 @@ def _save(
     write_predictions(files[0], [{"id": name, **document}])
     if image is not None:
         picture = read_picture(image)
-        if answer is not None and answer.report is not None:
+        answer = said.answer
+        if answer is not None and answer.report is not None and answer.views:
             for stream, rows in answer.report.images[0].maps.items():
                 files.append(folder / f"gate-{stream}.png")
                 draw_map(picture, rows, answer.views[0]).save(files[-1])
         if masks:
             files += write_masks(folder, picture, masks)
+        if said.grounded is not None:
+            files.append(save_grounded([said.grounded], folder / GROUNDED))
+        if said.thought is not None and said.thought.region is not None:
+            files.append(folder / REGION)
+            picture.crop(said.thought.region).save(files[-1])
     return [str(file) for file in files]

@@ -98,9 +98,9 @@ class Answer:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mask:
-    """The pixels that a phrase means.
+    """The pixels that a phrase means; two masks are equal when they are one object.
 
     Attributes:
         array: bool (H, W) in original pixels.

@@ -18,6 +18,16 @@ from chiasm.core.protocols import PreparedImages
 from chiasm.core.samples import Sample, Turn
 from chiasm.data.collate import Collator
 from chiasm.inference.answers import Answer, Completion, Mask, Segment
+from chiasm.inference.chain_of_thought import (
+    ANSWER_TOKENS,
+    Closer,
+    Thinking,
+    Thought,
+    ThoughtAnswer,
+    think,
+)
+from chiasm.inference.grounded import GroundedAnswer, ground_answer
+from chiasm.inference.phrases import Extractor
 from chiasm.inference.pictures import read_picture
 from chiasm.inference.pointing import as_masks, as_pointing, check_phrases, choose_head
 from chiasm.inference.responding import (
@@ -225,6 +235,62 @@ class Session:
         if self._reading is None:
             self._reading = model.read_picture(image)
         return as_masks(model.point_at(self._reading, wanted, head), wanted, image)
+
+    def converse(
+        self,
+        text: str,
+        *,
+        extractor: str | Extractor = "rules",
+        mask: str | None = None,
+        keep_history: bool = False,
+        **generation: Any,
+    ) -> GroundedAnswer:
+        """Ask about what was set, and point at the phrases of the answer.
+
+        Args:
+            text: The question.
+            extractor: What finds the phrases: `rules`, `spacy`, or a function that returns
+                [start, stop) of each.
+            mask: As for `point`.
+            keep_history: As for `ask`.
+            **generation: Further settings of `ask`.
+
+        Raises:
+            InputError: As for `ask` and `point`, or the extractor gave faulty spans.
+            DataError: As for `ask`.
+        """
+        model = as_pointing(self.model)
+        head, image = choose_head(model, mask), self._picture("ground an answer in")
+        self._answering(text)
+        turns = self._sample(text, keep_history).turns
+        answer = self.ask(text, keep_history=keep_history, **generation)
+        return ground_answer(model, image, turns, answer, head, extractor)
+
+    def think(
+        self,
+        text: str,
+        thought: Thought = "object",
+        *,
+        mask: str | None = None,
+        closer: Closer | None = None,
+        max_new_tokens: int = ANSWER_TOKENS,
+    ) -> ThoughtAnswer:
+        """Find what a question is about, look at it closer, then answer with both pictures.
+
+        The history is neither read nor written. See `inference.chain_of_thought.think`.
+
+        Raises:
+            InputError: The model lacks a sense or a head, no image was set, or a setting is out of
+                range.
+            DataError: As for `ask`.
+        """
+        as_pointing(self.model)
+        self._answering(text)
+        image = self._picture("look at closer")
+        model = cast("Thinking", self.model)
+        return think(
+            model, image, text, thought, mask=mask, closer=closer, max_new_tokens=max_new_tokens
+        )
 
     def complete(self, text: str) -> Completion:
         """Complete the object that is partly hidden, and say what it is.

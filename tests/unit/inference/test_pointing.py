@@ -9,8 +9,8 @@ import pytest
 
 from chiasm import Session
 from chiasm.core.errors import InputError
-from chiasm.inference.answers import Mask
 from chiasm.core.run_length import decode_run_length
+from chiasm.inference.answers import Mask
 from tests.unit.inference.pointers import COLOURS, Pointer, scene
 
 BAR = (slice(11, 30), slice(13, 42))
