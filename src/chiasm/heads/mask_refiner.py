@@ -176,8 +176,11 @@ class MaskRefiner(nn.Module):
         chosen = [_choose(*one, mask) for one, mask in zip(decoded, masks, strict=True)]
         return Refined(
             logits=tuple(
-                self.sam.to_image(one, embeddings.sizes[place], self.resolution)
-                for (one, _), place in zip(chosen, places, strict=True)
+                self.sam.to_images(
+                    [one for one, _ in chosen],
+                    [embeddings.sizes[place] for place in places],
+                    self.resolution,
+                )
             ),
             scores=torch.stack([score for _, score in chosen]),
         )

@@ -219,21 +219,31 @@ class SegmentAnything(nn.Module):
             found.update(zip(members, zip(logits, scores, strict=True), strict=True))
         return [found[index] for index in range(len(prompts))]
 
-    def to_image(self, logits: Tensor, size: tuple[int, int], resolution: Resolution) -> Tensor:
-        """Bring decoded logits to the original image.
+    def to_images(
+        self,
+        logits: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        resolution: Resolution = "image",
+    ) -> list[Tensor]:
+        """Bring decoded logits to their original images.
 
         Args:
-            logits: float (m, m) over the prepared image.
-            size: (height, width) of the original image.
+            logits: For each mask float (m, m) over the prepared image.
+            sizes: For each mask (height, width) of its original image.
             resolution: Of the result.
 
         Returns:
-            float32 (height, width) over the whole original image.
+            For each mask float32 (height, width) over the whole original image.
         """
-        geometry = self.transform.geometry(size, cells=self.mask_side)
-        side = (logits.shape[0], logits.shape[1])
-        target = size if resolution == "image" else image_size(side, geometry)
-        return view_to_image(logits[None].float(), geometry, target)[0]
+        found: dict[int, Tensor] = {}
+        for members in _alike(list(sizes), len(sizes)):
+            size = sizes[members[0]]
+            geometry = self.transform.geometry(size, cells=self.mask_side)
+            stacked = torch.stack([logits[index] for index in members]).float()
+            decoded = (stacked.shape[1], stacked.shape[2])
+            target = size if resolution == "image" else image_size(decoded, geometry)
+            found.update(zip(members, view_to_image(stacked, geometry, target), strict=True))
+        return [found[index] for index in range(len(logits))]
 
     def _with_finer(
         self, levels: Sequence[Tensor], sizes: tuple[tuple[int, int], ...]

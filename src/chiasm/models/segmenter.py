@@ -106,12 +106,11 @@ class Segmenter(nn.Module):
         sizes = [(one.original_height, one.original_width) for one in batch.geometries]
         embeddings = self.sam.embed(batch.encoder_images[NAME], sizes)
         decoded = self.sam.decode_each(embeddings, prompts)
-        masks = tuple(
-            self.sam.to_image(logits[0], sizes[int(one.images)], "image")
-            for (logits, _), one in zip(decoded, prompts, strict=True)
+        masks = self.sam.to_images(
+            [logits[0] for logits, _ in decoded], [sizes[int(one.images)] for one in prompts]
         )
         scores = torch.cat([scores for _, scores in decoded])
-        return Outputs(masks={"refined": masks}, named={"refined.scores": scores})
+        return Outputs(masks={"refined": tuple(masks)}, named={"refined.scores": scores})
 
     def coarse_masks(self, batch: Batch) -> list[Tensor | None]:
         """Return for each mask the coarse logits it was prompted with, float32 (H, W), if any."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -59,10 +59,9 @@ class Masks:
             return dict.fromkeys(self.terms, zero)
         found: dict[str, Tensor] = {}
         for head in self.heads:
-            predictions = _predictions(outputs, head, batch)
+            pairs = _stacked(_predictions(outputs, head, batch), truths)
             for term, loss in _TERMS.items():
-                losses = [loss(predictions[index], truth) for index, truth in truths.items()]
-                found[f"{head}.{term}"] = torch.stack(losses).sum()
+                found[f"{head}.{term}"] = torch.stack([loss(*pair).sum() for pair in pairs]).sum()
         return found
 
 
@@ -114,57 +113,74 @@ class MaskQuality:
                 f"{self.terms[0]!r} out"
             )
         predictions = _predictions(outputs, self.head, batch)
-        overlaps = [
-            overlap(predictions[index].detach() > 0, fit_truth(truth, predictions[index]))
-            for index, truth in truths.items()
-        ]
-        errors = outputs.named[name][list(truths)].float() - torch.stack(overlaps)
+        overlaps = {index: overlap(predictions[index], truth) for index, truth in truths.items()}
+        errors = outputs.named[name][list(truths)].float() - torch.stack(list(overlaps.values()))
         return {self.terms[0]: errors.square().sum()}
 
 
 def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
-    """Return the binary cross-entropy in nats, averaged over the pixels of one mask.
+    """Return the binary cross-entropy in nats of each mask, averaged over its pixels.
 
     Args:
-        logits: float (h, w).
-        truth: bool (H, W); read at the nearest pixel.
+        logits: float (P, h, w).
+        truth: bool (P, H, W); read at the nearest pixel.
+
+    Returns:
+        float32 (P,).
     """
     target = fit_truth(truth, logits).float()
-    return nn.functional.binary_cross_entropy_with_logits(logits.float(), target)
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        logits.float(), target, reduction="none"
+    )
+    return losses.mean(dim=(1, 2))
 
 
 def dice(logits: Tensor, truth: Tensor) -> Tensor:
-    """Return 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) of one mask, p = sigmoid(logits).
+    """Return 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) of each mask, p = sigmoid(logits).
 
     The form without squares (Milletari et al., 2016, arXiv:1606.04797, eq. 8 has them), smoothed
     by 1, so that an empty mask has a finite loss.
 
     Args:
-        logits: float (h, w).
-        truth: bool (H, W); read at the nearest pixel.
+        logits: float (P, h, w).
+        truth: bool (P, H, W); read at the nearest pixel.
+
+    Returns:
+        float32 (P,).
     """
     target = fit_truth(truth, logits).float()
     shares = logits.float().sigmoid()
-    return 1 - (2 * (shares * target).sum() + 1) / (shares.sum() + target.sum() + 1)
+    shared = (shares * target).sum(dim=(1, 2))
+    return 1 - (2 * shared + 1) / (shares.sum(dim=(1, 2)) + target.sum(dim=(1, 2)) + 1)
 
 
-def overlap(mask: Tensor, truth: Tensor) -> Tensor:
-    """Return intersection over union of two masks bool (h, w), float32; 1 where both are empty."""
-    shared, either = (mask & truth).sum().float(), (mask | truth).sum().float()
+@torch.no_grad()
+def overlap(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return intersection over union of a mask, cut at logit 0, and its truth.
+
+    Args:
+        logits: float (h, w).
+        truth: bool (H, W); read at the nearest pixel.
+
+    Returns:
+        float32 scalar; 1 where both are empty.
+    """
+    mask, target = logits > 0, fit_truth(truth[None], logits[None])[0]
+    shared, either = (mask & target).sum().float(), (mask | target).sum().float()
     return torch.where(either > 0, shared / either.clamp_min(1), 1.0)
 
 
 def fit_truth(truth: Tensor, prediction: Tensor) -> Tensor:
-    """Bring truth, bool (H, W), to the size of a prediction (h, w), at the nearest pixel.
+    """Bring truth, bool (P, H, W), to the size of predictions (P, h, w), at the nearest pixel.
 
     The pixel is the one in which the middle of the prediction's place lies, so nothing moves by
     half a pixel.
     """
-    size = (prediction.shape[-2], prediction.shape[-1])
-    if tuple(truth.shape) == size:
+    size = (prediction.shape[1], prediction.shape[2])
+    if tuple(truth.shape[1:]) == size:
         return truth
-    pixels = truth[None, None].to(torch.uint8)
-    return nn.functional.interpolate(pixels, size, mode="nearest-exact")[0, 0].bool()
+    pixels = truth[None].to(torch.uint8)
+    return nn.functional.interpolate(pixels, size, mode="nearest-exact")[0].bool()
 
 
 def known_masks(batch: Batch) -> dict[int, Tensor]:
@@ -198,6 +214,19 @@ def _predictions(outputs: Outputs, head: str, batch: Batch) -> tuple[Tensor, ...
             "one a phrase"
         )
     return masks
+
+
+def _stacked(
+    predictions: Sequence[Tensor], truths: Mapping[int, Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """Stack predictions and truths of equal sizes: pairs (P, h, w), (P, H, W)."""
+    groups: dict[tuple[torch.Size, torch.Size], list[int]] = {}
+    for index, truth in truths.items():
+        groups.setdefault((predictions[index].shape, truth.shape), []).append(index)
+    return [
+        (torch.stack([predictions[i] for i in group]), torch.stack([truths[i] for i in group]))
+        for group in groups.values()
+    ]
 
 
 _TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": cross_entropy, "dice": dice}

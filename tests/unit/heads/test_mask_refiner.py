@@ -258,7 +258,7 @@ def test_where_the_decoders_mask_lies_is_known_to_the_pixel(
     size = (height, width)
     resized = sam.transform.resized(size)
     across = (torch.arange(20).double() + 0.5) * 2 / resized[1] * width
-    found = sam.to_image(across.float().expand(20, 20), size, "image")
+    found = sam.to_images([across.float().expand(20, 20)], [size])[0]
     own = torch.arange(width) + 0.5
     inside = (own >= across[0]) & (own <= across[-1])
     assert found.shape == size
