@@ -28,12 +28,14 @@ from chiasm.fusion import FUSIONS
 from chiasm.recipes.loading import load_recipe, recipe_text
 from chiasm.recipes.places import shipped_engines
 from chiasm.recipes.schema import Recipe
+from tests.recipes.pointing import write_panoptic, write_phrases
 from tests.recipes.small import SCENARIOS, tiny_overrides, write_questions
 from tests.tiny import tiny_qwen2_5_vl
 from tests.tiny_eyes import tiny_encoder
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+POINTING = ROOT / "docs" / "how-to" / "grounding-data.md"
 STAGES = {"progressive": 3}
 RECIPE = "fusion-learning"
 
@@ -68,6 +70,8 @@ def desk(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"image_path": "images/train-0.png", "conversations": [["Is it?", "yes"], ["?", "no"]]}
     ]
     (tmp_path / "data" / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
+    write_phrases(tmp_path / "data" / "pointing", blocks(POINTING, "jsonl")[0])
+    write_panoptic(tmp_path / "data" / "panoptic.json")
     (tmp_path / "hosts").mkdir()
     (tmp_path / "hosts" / "qwen").symlink_to(parts / "host")
     config = {
@@ -106,6 +110,7 @@ def run(words: list[str], parts: Path) -> tuple[int, str]:
 def test_there_are_pages_with_commands() -> None:
     assert {page.stem for page in PAGES} >= {
         "freeze-and-stages",
+        "grounding-data",
         "several-processes",
         "train",
         "your-own-data",
@@ -144,6 +149,12 @@ def test_records_of_the_page_are_read(page: Path, desk: Path) -> None:
         (sample,) = load_dataset(file)
         assert sample.turns[-1].supervised
         assert len(sample.images) == 1
+
+
+def test_phrases_of_the_page_are_read(desk: Path) -> None:
+    dataset = load_dataset(desk / "data" / "pointing")
+    assert [len(sample.phrases) for sample in dataset] == [3, 2]
+    assert all(phrase.mask.read().any() for sample in dataset for phrase in sample.phrases)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

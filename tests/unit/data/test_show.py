@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
-from chiasm.core.errors import InputError
+from chiasm.core.errors import DataError, InputError
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.samples import Sample, Turn
+from chiasm.data.masks import ArrayMask
+from chiasm.data.phrases import Said, naming_turns
 from chiasm.data.prompts import Prompter
-from chiasm.data.show import GRID, View, draw_cells, to_html, to_picture, view, write_view
+from chiasm.data.show import GRID, MASKS, View, draw_cells, to_html, to_picture, view, write_view
 from chiasm.language.host import Host
 from tests.tiny import TINY_HOSTS, picture, tiny_llava, tiny_qwen2_5_vl
 from tests.unit.data.test_prompts import BARE
@@ -175,3 +178,42 @@ def test_a_sample_of_text_alone_is_shown(host: Host) -> None:
     shown = seen(host, dialogue(images=0))
     assert "<img" not in to_html(shown)
     assert to_picture(shown).width > 100
+
+
+def pointing() -> Sample:
+    """A grey picture; one phrase means its left half, another is not known."""
+    grey = Image.new("RGB", (84, 56), (100, 100, 100))
+    left = np.zeros((56, 84), bool)
+    left[:, :42] = True
+    said = [Said("the <left> half", ArrayMask(left), "a"), Said("nobody", None, "b")]
+    turns, phrases = naming_turns(said, "Describe it.")
+    return Sample("s1", turns, (grey,), phrases=phrases)
+
+
+def test_masks_lie_over_the_image_and_phrases_are_named(host: Host) -> None:
+    shown = seen(host, pointing())
+    assert [(phrase.share, phrase.color) for phrase in shown.phrases] == [
+        (0.5, MASKS[0]),
+        (None, MASKS[1]),
+    ]
+    assert all(phrase.tokens > 0 for phrase in shown.phrases)
+    pixels = np.asarray(shown.images[0])
+    scale = pixels.shape[1] / 84
+    tint = (np.array(ImageColor.getrgb(MASKS[0])) + 100) // 2
+    inside = pixels[int(2.5 * scale), int(1.5 * scale)]
+    outside = pixels[int(2.5 * scale), int(82.5 * scale)]
+    assert np.abs(inside.astype(int) - tint).max() <= 1
+    assert outside.tolist() == [100, 100, 100]
+    page = to_html(shown)
+    assert f"the &lt;left&gt; half: {shown.phrases[0].tokens} tokens, 50.0% of the image" in page
+    assert f"border-left: 1em solid {MASKS[1]}" in page and "tokens, no mask" in page
+    drawn = np.asarray(to_picture(shown)).reshape(-1, 3)
+    for color in MASKS[:2]:
+        assert (drawn == ImageColor.getrgb(color)).all(1).sum() > 100
+
+
+def test_a_broken_mask_is_named_when_shown(host: Host) -> None:
+    sample = pointing()
+    phrase = replace(sample.phrases[0], mask=ArrayMask(np.ones((56, 83), bool)))
+    with pytest.raises(DataError, match=r"phrase a 'the <left> half': mask of 56 x 83 pixels"):
+        seen(host, replace(sample, phrases=(phrase,)))
