@@ -10,6 +10,7 @@ from rich.table import Table
 
 from chiasm.cli.asking import asking, load_answerer
 from chiasm.cli.evaluate_masks import evaluate_masks_of
+from chiasm.cli.evaluate_thoughts import evaluate_thoughts_of
 from chiasm.cli.output import Json, console, emit
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ def evaluate(
     run: Annotated[str, typer.Argument(help="A run directory, or the name of a shipped model.")],
     data: Annotated[Path, typer.Option(help="Dataset file: JSON, JSONL or Parquet.")],
     suite: Annotated[
-        str, typer.Option(help="Metrics: answers, true_false, vqa, captions or grounding.")
+        str,
+        typer.Option(
+            help="Metrics: answers, true_false, vqa, captions, grounding or chain_of_thought."
+        ),
     ] = "answers",
     output: Annotated[
         Path | None,
@@ -38,6 +42,16 @@ def evaluate(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions or samples a batch.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
+    chain_of_thought: Annotated[
+        str, typer.Option(help="Of that suite: look closer at the object, the question, or none.")
+    ] = "object",
+    judge_url: Annotated[
+        str | None,
+        typer.Option(help="Of that suite: an OpenAI-compatible server that scores the answers."),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="The model's name on that server; key in OPENAI_API_KEY.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Score a model's answers, or the masks of its phrases, with intervals and baselines.
@@ -47,6 +61,7 @@ def evaluate(
     Examples:
         chiasm evaluate runs/dual --data world/test.jsonl --output results/dual.json
         chiasm evaluate tiny-grounding --data world/test.jsonl --suite grounding
+        chiasm evaluate runs/pointer --data viscot.json --suite chain_of_thought
     """
     from chiasm.data.dataset import load_dataset
     from chiasm.evaluation.bootstrap import Bootstrap
@@ -55,6 +70,19 @@ def evaluate(
     from chiasm.evaluation.runner import evaluate as run_evaluation
 
     state = join_processes()
+    if suite == "chain_of_thought":
+        evaluate_thoughts_of(
+            run,
+            data,
+            media_root,
+            chain_of_thought,
+            judge=(judge_url, judge_model),
+            state=state,
+            output=output,
+            seed=seed,
+            as_json=json,
+        )
+        return
     samples = list(load_dataset(data, media_root=media_root))
     training = None if train_data is None else list(load_dataset(train_data))
     if suite == "grounding":

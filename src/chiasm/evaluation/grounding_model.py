@@ -1,4 +1,4 @@
-"""A grounding model as something whose masks are scored."""
+"""A grounding model as something whose masks, and whose closer looks, are scored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from chiasm.core.outputs import Outputs
 from chiasm.core.samples import Sample
 from chiasm.data.collate import Collator
 from chiasm.evaluation.answering import describe_host
+from chiasm.evaluation.chain_of_thought import picture_of
 from chiasm.evaluation.grounding import REFINED, Grounded
+from chiasm.inference.chain_of_thought import Closer, Thinking, Thought, ThoughtAnswer, think
 from chiasm.language.host import Host
 from chiasm.models.probes import probing
 
@@ -84,3 +86,38 @@ class ModelGrounder:
     def _refine(self, batch: Batch, coarse: Sequence[Tensor]) -> Sequence[Tensor]:
         with probing(cast("nn.Module", self.model)):
             return self.model.refine(batch, coarse)
+
+
+class ModelThinker:
+    """Answers with a closer look, greedily.
+
+    Args:
+        model: A model that answers and points.
+        name: Name or directory of the run, for reports.
+    """
+
+    def __init__(self, model: Thinking, name: str = "") -> None:
+        self.model = model
+        self.name = name
+
+    def think(
+        self, sample: Sample, thought: Thought, closer: Closer, max_new_tokens: int
+    ) -> ThoughtAnswer:
+        """Answer the first user turn of a sample about its only picture.
+
+        Raises:
+            InputError: The sample has not exactly one picture.
+            MediaError: It cannot be read.
+        """
+        return think(
+            self.model,
+            picture_of(sample),
+            sample.turns[0].text,
+            thought,
+            closer=closer,
+            max_new_tokens=max_new_tokens,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what shaped the answers."""
+        return describe_host(self.model.host, self.model.collator, self.name)
