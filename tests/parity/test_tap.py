@@ -17,14 +17,15 @@ from chiasm.language.host import Host
 from chiasm.language.prefix import Prefix
 from chiasm.language.splice import Spliced
 from chiasm.language.tap import tap
-from tests.tiny import TINY_HOSTS, picture, tiny_batch
+from tests.tiny import picture, tiny_batch
+from tests.tiny_hosts import ALL_HOSTS
 
 TOLERANCE = {"atol": 1e-6, "rtol": 0.0}
 
 
-@pytest.fixture(scope="module", params=sorted(TINY_HOSTS))
+@pytest.fixture(scope="module", params=sorted(ALL_HOSTS))
 def host(request: pytest.FixtureRequest) -> Host:
-    return TINY_HOSTS[request.param]()
+    return ALL_HOSTS[request.param]()
 
 
 def conversations() -> list[list[object]]:
@@ -93,7 +94,7 @@ def test_rows_and_hidden_states_equal_the_librarys(host: Host, padding: str) -> 
     with tap(host.model, queries=queries, keys=keys, hidden=True) as rows:
         host.read(batch)
     theirs = reference(host, batch)
-    assert len(rows) == len(rows.hidden) == len(theirs.attentions) == 3
+    assert len(rows) == len(rows.hidden) == len(theirs.attentions)
     for layer, maps in enumerate(theirs.attentions):
         torch.testing.assert_close(rows[layer], sliced(maps, queries, keys), **TOLERANCE)
         for row in range(len(queries)):
@@ -127,7 +128,7 @@ def test_phrases_after_a_prefix_give_the_rows_of_the_whole(host: Host, merge: An
         hidden=True,
     )
     again = prefix.ask(ids[:1], queries=queries[:1], prefix_rows=owners[:1])
-    for layer in range(3):
+    for layer in range(len(first.rows)):
         assert torch.equal(first.rows[layer], again.rows[layer])
     for index, phrase in enumerate(phrases):
         row = int(owners[index])
@@ -144,7 +145,7 @@ def test_phrases_after_a_prefix_give_the_rows_of_the_whole(host: Host, merge: An
             hidden=True,
         ) as rows:
             states = host.read(whole)
-        for layer in range(3):
+        for layer in range(len(rows)):
             count, columns = rows[layer].shape[2:]
             got = asked.rows[layer][index, :, :count, :columns]
             torch.testing.assert_close(got, rows[layer][0], atol=1e-5, rtol=0)
@@ -155,6 +156,47 @@ def test_phrases_after_a_prefix_give_the_rows_of_the_whole(host: Host, merge: An
         torch.testing.assert_close(
             asked.states[index, : len(phrase)], states[0, start:], atol=1e-5, rtol=1e-5
         )
+
+
+@torch.no_grad()
+def test_rows_while_generating_equal_the_librarys(host: Host) -> None:
+    batch = spliced(host, tiny_batch(host, conversations(), padding="left"))
+    _, keys = text_and_images(batch)
+    with tap(host.model, queries="decoded", keys=keys, hidden=True) as rows:
+        written = host.generate(batch, max_new_tokens=6, min_new_tokens=6)
+    text = torch.tensor(written)
+    assert text.shape == (3, 6)
+    # Read what was written as one text: token t has its row at its own position.
+    states, maps = reread(host, batch, text)
+    places = batch.input_ids.shape[1] + torch.arange(5).expand(3, -1)
+    for layer in range(len(rows)):
+        assert rows[layer].shape[2] == 5
+        torch.testing.assert_close(
+            rows[layer], sliced(maps[layer], places, keys), atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(
+            rows.hidden[layer], states[layer + 1][:, -6:-1], atol=1e-4, rtol=1e-4
+        )
+
+
+def reread(host: Host, batch: Spliced, text: Tensor) -> tuple[Any, Any]:
+    """Hidden states and maps of a batch with text behind it."""
+    after = batch.following(text)
+    whole = replace(
+        batch,
+        input_ids=torch.cat([batch.input_ids, text], dim=1),
+        attention_mask=after.attention_mask,
+        token_types=torch.cat([batch.token_types, after.token_types], dim=1),
+        position_ids=torch.cat([batch.position_ids, after.position_ids], dim=-1),
+        host_kwargs={
+            name: torch.cat([value, after.token_types], dim=1)
+            if name == "mm_token_type_ids"
+            else value
+            for name, value in batch.host_kwargs.items()
+        },
+    )
+    output = reference(host, whole)
+    return output.hidden_states, output.attentions
 
 
 def whole_of(host: Host, row: int, phrase: list[int]) -> Spliced:

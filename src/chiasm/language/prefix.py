@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +18,18 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from chiasm.core.batch import IMAGE_TOKEN
 from chiasm.core.errors import InputError
 from chiasm.language.attention_rows import Merge
-from chiasm.language.host import Host
 from chiasm.language.splice import Spliced, check_ends_real
 from chiasm.language.tap import Rows, tap
+
+
+class Reader(Protocol):
+    """What a prefix needs of `language.host.Host`."""
+
+    model: Any
+
+    def read(self, spliced: Spliced, past: Any = None) -> Tensor:
+        """Read what is spliced after what `past` holds, and let `past` grow."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,13 +58,13 @@ class Prefix:
         layers: Keys and values by layer, in the library's form.
     """
 
-    host: Host
+    host: Reader
     spliced: Spliced
     states: Tensor
     layers: tuple[CacheLayerMixin, ...]
 
     @classmethod
-    def read(cls, host: Host, spliced: Spliced) -> Prefix:
+    def read(cls, host: Reader, spliced: Spliced) -> Prefix:
         """Read what comes before the phrases.
 
         Gradients are kept as everywhere: where something trains and nobody switched them off.
