@@ -72,10 +72,12 @@ def page() -> str:
         "By name; `kind` chooses the family, the other keys are its own.",
         "",
     ]
-    families = [name for name in ENCODERS if name != "timm"]
+    families = [name for name in ENCODERS if name not in ("convnext", "timm")]
     lines += [f"### kind: {', '.join(families)}", "", *table(ENCODERS[families[0]]), ""]
-    lines += ["### kind: timm", "", first_paragraph(ENCODERS["timm"]), "", *table(ENCODERS["timm"])]
-    lines += ["", "## Names", "", "Training modes and the groups that train:", ""]
+    for name in ("convnext", "timm"):
+        kind = ENCODERS[name]
+        lines += [f"### kind: {name}", "", first_paragraph(kind), "", *table(kind), ""]
+    lines += ["## Names", "", "Training modes and the groups that train:", ""]
     lines += [f"- `{mode}`: {', '.join(groups)}" for mode, groups in TRAINING_MODES.items()]
     lines += ["", "Freeze flags and the group each freezes:", ""]
     lines += [f"- `{flag}`: {group}" for flag, group in FREEZE_FLAGS.items()]

@@ -25,17 +25,21 @@ from transformers import (
     JanusForConditionalGeneration,
     JanusImageProcessor,
     LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaImageProcessor,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessor,
     PreTrainedTokenizerFast,
     Qwen2Config,
     SamVisionConfig,
+    SiglipImageProcessor,
     SiglipVisionConfig,
 )
 
 from chiasm.language.host import Host
-from tests.tiny import TINY_HOSTS
+from tests.tiny import TINY_HOSTS, tiny_llava
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -269,6 +273,42 @@ def tiny_janus(seed: int = 0, attention: str = "sdpa", **text: Any) -> Host:
     return _host(kind, config, seed, attention, "<image_placeholder>", processor)
 
 
+def tiny_padded_llava(seed: int = 0, attention: str = "sdpa", **text: Any) -> Host:
+    """The LLaVA of `tests.tiny` with the processor that pads to a square first."""
+    return _like_llava(tiny_llava(seed, attention, **text))
+
+
+def tiny_mgm(seed: int = 0, attention: str = "sdpa", **text: Any) -> Host:
+    """MGM without its fine eye: the same, with a projector that comes after a fusion."""
+    return _like_llava(tiny_llava(seed, attention, **text), host_family="mgm")
+
+
+def tiny_hpt(seed: int = 0, attention: str = "sdpa", **text: Any) -> Host:
+    """HPT: LLaVA classes around SigLIP, layer -2; pictures stretched to 35 pixels, 7 x 7 cells."""
+    config = LlavaConfig(
+        text_config=LlamaConfig(**_text(42, 3, 3, 1, **text)),
+        vision_config=_siglip(),
+        image_token_id=token_id("<image>"),
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=False,
+    )
+    processor = SiglipImageProcessor(size={"height": 35, "width": 35})
+    return _host(LlavaForConditionalGeneration, config, seed, attention, "<image>", processor)
+
+
+def _like_llava(host: Host, **values: Any) -> Host:
+    host.model.config.update(values)
+    return Host(
+        model=host.model,
+        tokenizer=host.tokenizer,
+        image_processor=LlavaImageProcessor(
+            size={"shortest_edge": 35}, crop_size={"height": 35, "width": 35}, do_pad=True
+        ),
+        name="tiny",
+    )
+
+
 NEW_HOSTS: dict[str, Callable[..., Host]] = {
     "deepseek_vl": tiny_deepseek_vl,
     "deepseek_vl_hybrid": tiny_deepseek_vl_hybrid,
@@ -278,8 +318,14 @@ NEW_HOSTS: dict[str, Callable[..., Host]] = {
 }
 """One builder for each family of this file."""
 
-ALL_HOSTS: dict[str, Callable[..., Host]] = {**TINY_HOSTS, **NEW_HOSTS}
-"""One builder for each family."""
+ALL_HOSTS: dict[str, Callable[..., Host]] = {
+    **TINY_HOSTS,
+    **NEW_HOSTS,
+    "hpt": tiny_hpt,
+    "llava, padded": tiny_padded_llava,
+    "mgm": tiny_mgm,
+}
+"""One builder for each family, and for each other way to compose one."""
 
 
 def build_tiny(family: str, seed: int = 0, attention: str = "sdpa", **text: Any) -> Host:

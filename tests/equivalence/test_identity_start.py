@@ -26,6 +26,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "concat": [{"hidden": 29, "depth": 2}, {"hidden": 29, "depth": 3}],
     "interleave": [{"hidden": 29}],
     "cross_attention": [{"width": 34, "heads": 2, "radius": 1}],
+    "mining": [{"side": 1}],
 }
 CASES = [(name, settings) for name, several in SETTINGS.items() for settings in several]
 NAMES = ["-".join(map(str, [name, *settings.values()])) for name, settings in CASES]

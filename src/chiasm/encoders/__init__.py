@@ -1,5 +1,6 @@
 """Vision towers that a host does not have: each with its own preprocessing, on the host's grid."""
 
+from chiasm.encoders.convnext import ConvNextConfig
 from chiasm.encoders.image import (
     ClipConfig,
     Dinov2Config,
@@ -11,7 +12,7 @@ from chiasm.encoders.image import (
 )
 from chiasm.encoders.timm import TimmEncoderConfig
 
-EncoderConfig = TransformersEncoderConfig | TimmEncoderConfig
+EncoderConfig = TransformersEncoderConfig | TimmEncoderConfig | ConvNextConfig
 """Every configuration of the table."""
 
 ENCODERS: dict[str, type[EncoderConfig]] = {
@@ -21,6 +22,7 @@ ENCODERS: dict[str, type[EncoderConfig]] = {
     "siglip": SiglipConfig,
     "siglip2": Siglip2Config,
     "clip": ClipConfig,
+    "convnext": ConvNextConfig,
     "timm": TimmEncoderConfig,
 }
 """Name to configuration; `ENCODERS[name](...).build()` is a `VisionEncoder`."""

@@ -111,6 +111,15 @@ _CLIP_TOWER = Tower(
     arguments={"interpolate_pos_encoding": True},
 )
 
+_CONVNEXT = Tower(
+    config=transformers.ConvNextConfig,
+    model=transformers.ConvNextModel,
+    layers="encoder.stages",
+    norm="",
+    # Normalises only the mean over the picture, which no one reads here.
+    unused=("layernorm",),
+)
+
 _FIXED = {"siglip_vision_model": _SIGLIP, "siglip": _SIGLIP}
 _NAFLEX = {"siglip2_vision_model": _SIGLIP_NAFLEX, "siglip2": _SIGLIP_NAFLEX}
 
@@ -123,3 +132,4 @@ SIGLIP = Family("siglip", _FIXED, *_HALF, "bicubic")
 # Checkpoints of SigLIP 2 with a fixed resolution are of the class of SigLIP.
 SIGLIP2 = Family("siglip2", {**_NAFLEX, **_FIXED}, *_HALF, "bilinear")
 CLIP = Family("clip", {"clip_vision_model": _CLIP_TOWER, "clip": _CLIP_TOWER}, *_CLIP, "bicubic")
+CONVNEXT = Family("convnext", {"convnext": _CONVNEXT}, *_CLIP, "bicubic")

@@ -4,9 +4,14 @@ from chiasm.fusion.concat import ConcatFusionConfig
 from chiasm.fusion.cross_attention import CrossAttentionFusionConfig
 from chiasm.fusion.gated import GatedFusionConfig
 from chiasm.fusion.interleave import InterleaveFusionConfig
+from chiasm.fusion.mining import MiningFusionConfig
 
 FusionConfig = (
-    GatedFusionConfig | ConcatFusionConfig | InterleaveFusionConfig | CrossAttentionFusionConfig
+    GatedFusionConfig
+    | ConcatFusionConfig
+    | InterleaveFusionConfig
+    | CrossAttentionFusionConfig
+    | MiningFusionConfig
 )
 """Every configuration of the table."""
 
@@ -15,6 +20,7 @@ FUSIONS: dict[str, type[FusionConfig]] = {
     "concat": ConcatFusionConfig,
     "interleave": InterleaveFusionConfig,
     "cross_attention": CrossAttentionFusionConfig,
+    "mining": MiningFusionConfig,
 }
 """Name to configuration; `FUSIONS[name](...).build(host_width=, encoder_widths=)` is a `Fusion`.
 

@@ -20,7 +20,7 @@ from chiasm.core.grid import ImageGeometry
 from chiasm.core.protocols import ImagePreparer
 from chiasm.core.tokens import VisualTokens
 from chiasm.language import generation
-from chiasm.language.hosts import HOSTS
+from chiasm.language.hosts import HOSTS, family_of
 from chiasm.language.hosts.protocol import Extras, HostAdapter, HostTokens
 from chiasm.language.loading import Attention, load_image_processor, load_model, load_tokenizer
 from chiasm.language.parts import check_cover, keep_only, leave_out
@@ -59,7 +59,7 @@ class Host(nn.Module):
         super().__init__()
         self.model: Any = model
         config = model.config
-        self.adapter = adapter or lookup(HOSTS, config.model_type, "host model type")
+        self.adapter = adapter or lookup(HOSTS, family_of(config.to_dict()), "host model type")
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.image_token_id = self.adapter.image_token_id(config)
@@ -132,6 +132,14 @@ class Host(nn.Module):
     def width(self) -> int:
         """Width of a token in the language model."""
         return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def token_width(self) -> int:
+        """Width of the tokens that `encode` gives and a fusion reads and writes.
+
+        That of the language model, but for a host whose projector comes after the fusion (MGM).
+        """
+        return self.adapter.token_width(self.model.config)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -212,8 +220,8 @@ class Host(nn.Module):
             geometries: `Batch.geometries`.
 
         Returns:
-            One token a cell, float (I, N, width), and what the family adds. Gradients flow wherever
-            a part asks for them.
+            One token a cell, float (I, N, token_width), and what the family adds. Gradients flow
+            wherever a part asks for them.
         """
         return self.adapter.encode(self.model, host_images, geometries)
 
@@ -229,6 +237,8 @@ class Host(nn.Module):
         Raises:
             PlaceholderError: Placeholders and tokens of an image disagree.
         """
+        if tokens is not None:
+            tokens = tokens.with_features(self.adapter.project(self.model, tokens.features))
         return splice(
             batch,
             tokens,

@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 
 from chiasm.core.config import lookup
 from chiasm.core.errors import CheckpointError, ConfigError
-from chiasm.language.hosts import HOSTS
+from chiasm.language.hosts import HOSTS, family_of
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 
@@ -116,7 +116,7 @@ def _model_type(name: str, revision: str | None) -> str:
             f"no host checkpoint at {name!r}: it is neither a directory with a config.json nor a "
             f"name that the hub or the local cache knows ({error})"
         ) from error
-    return str(values.get("model_type", "(none)"))
+    return family_of(values)
 
 
 def _check_attention(attention: str) -> None:

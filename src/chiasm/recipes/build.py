@@ -70,7 +70,7 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
     fusion = None
     if recipe.fusion is not None:
         widths = {name: encoder.width for name, encoder in encoders.items()}
-        fusion = recipe.fusion.build(host_width=host.width, encoder_widths=widths)
+        fusion = recipe.fusion.build(host_width=host.token_width, encoder_widths=widths)
     return DualEncoder(
         host=host,
         encoders=encoders,

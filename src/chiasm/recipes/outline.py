@@ -27,7 +27,7 @@ from chiasm.encoders.loading import build_tower
 from chiasm.fusion.gated import GatedFusion
 from chiasm.heads.cells import CellHead
 from chiasm.heads.words import background_classifiers
-from chiasm.language.hosts import HOSTS
+from chiasm.language.hosts import HOSTS, family_of
 from chiasm.language.loading import load_image_processor, load_tokenizer
 from chiasm.recipes.build import DTYPES, build_attributes, build_host
 from chiasm.recipes.places import encoder_folder, host_folder
@@ -100,7 +100,9 @@ def outline_recipe(recipe: Recipe, base: Path) -> Outline:
     parts |= {f"encoder.{name}": tower.module for name, tower in towers.items()}
     if recipe.fusion is not None:
         widths = {name: tower.width for name, tower in towers.items()}
-        fusion = recipe.fusion.build(host_width=config.hidden_size, encoder_widths=widths)
+        fusion = recipe.fusion.build(
+            host_width=adapter.token_width(model.config), encoder_widths=widths
+        )
         parts |= _fusion_parts(fusion)
     if recipe.dense_head:
         parts["head"] = background_classifiers(config.hidden_size, tuple(recipe.objective.cells))
@@ -140,7 +142,7 @@ def _host(recipe: Recipe, base: Path, notes: list[str]) -> _HostOutline:
             f"no config.json of the host {choice.path!r} can be read ({_first(error)}); a plan "
             "needs no weights, but that file: give a directory that holds it as host.path"
         ) from error
-    adapter = lookup(HOSTS, config.model_type, "host model type")
+    adapter = lookup(HOSTS, family_of(config.to_dict()), "host model type")
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=DTYPES[choice.dtype])
     try:

@@ -31,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "interleave opened": {"hidden": 11, "opened": True},
     "cross_attention": {"width": 14, "heads": 2, "radius": 1},
     "cross_attention 0": {"width": 14, "heads": 2, "radius": 0},
+    "mining 0": {"side": 1},
 }
 
 
@@ -46,7 +47,7 @@ def test_every_fusion_is_tried() -> None:
 @pytest.mark.parametrize("names", [("dinov2",), ("dinov2", "siglip"), ("siglip", "dinov2")])
 def test_starts_with_the_host_tokens(case: str, names: tuple[str, ...]) -> None:
     if case.endswith(" 0") and len(names) == 1:
-        pytest.skip("radius 0 needs two encoders")
+        pytest.skip("one token to look at needs two encoders")
     fused = made(case, *names).fuse(host(), extra(*names))
     each = fused.tokens_per_cell
     assert each == (1 + len(names) if "opened" in case else 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from chiasm.language.hosts.deepseek_vl import DeepseekVLAdapter
 from chiasm.language.hosts.deepseek_vl_hybrid import DeepseekVLHybridAdapter
 from chiasm.language.hosts.internvl import InternVLAdapter
@@ -19,7 +22,16 @@ HOSTS: dict[str, HostAdapter] = {
     "janus": JanusAdapter(),
     "llava": LlavaAdapter(),
     "llava_next": LlavaNextAdapter(),
+    "mgm": LlavaAdapter(late=True),
     "qwen2_5_vl": Qwen25VLAdapter(),
     "qwen3_vl": Qwen3VLAdapter(),
 }
-"""By the `model_type` of the checkpoint's configuration."""
+"""By the `model_type` of the checkpoint's configuration, or by its `host_family` where it has one.
+
+MGM is of the library's LLaVA classes and says `"host_family": "mgm"`. HPT is a plain `llava`.
+"""
+
+
+def family_of(config: Mapping[str, Any]) -> str:
+    """Return the key in `HOSTS` for a configuration, as `to_dict` or a `config.json` gives it."""
+    return str(config.get("host_family", config.get("model_type", "(none)")))

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.padded_images import PaddedImages
-from chiasm.language.hosts.plain import OneGrid, OneTensor, PlainText
+from chiasm.language.hosts.plain import OneGrid, OneTensor, PlainText, Projected
 from chiasm.language.hosts.protocol import HostTokens
 
 
 @dataclass(frozen=True)
-class DeepseekVLHybridAdapter(PlainText, OneGrid, OneTensor):
+class DeepseekVLHybridAdapter(PlainText, Projected, OneGrid, OneTensor):
     """What differs in the hybrid DeepSeek-VL; see `HostAdapter`."""
 
     model_type: str = "deepseek_vl_hybrid"

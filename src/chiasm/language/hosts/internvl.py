@@ -12,14 +12,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
-from chiasm.language.hosts.plain import PlainText
+from chiasm.language.hosts.plain import PlainText, Projected
 from chiasm.language.hosts.protocol import CellGrid, Extras, HostTokens, Written
 from chiasm.language.hosts.tiled_images import TiledImages
 from chiasm.language.hosts.written import cell_repeats
 
 
 @dataclass(frozen=True)
-class InternVLAdapter(PlainText):
+class InternVLAdapter(PlainText, Projected):
     """What differs in InternVL; see `HostAdapter`.
 
     The tokens are the cells of the tiles side by side. The thumbnail's tokens are an extra, which a

@@ -40,8 +40,14 @@ def check_selection(config: Any) -> None:
 
 @dataclass(frozen=True)
 class LlavaAdapter(PlainText, OneGrid):
-    """What differs in LLaVA-1.5; see `HostAdapter`."""
+    """What differs in LLaVA-1.5; see `HostAdapter`.
 
+    Attributes:
+        late: Whether tokens keep the tower's width until they are written, so that a fusion reads
+            and writes them before the projector, as patch info mining in MGM does.
+    """
+
+    late: bool = False
     model_type: str = "llava"
     decoder_name: str = "model.language_model"
     separated: bool = False
@@ -73,11 +79,34 @@ class LlavaAdapter(PlainText, OneGrid):
     def encode(
         self, model: Any, host_images: Mapping[str, Tensor], geometries: Sequence[ImageGeometry]
     ) -> HostTokens:
-        """Return one token a patch, row by row."""
+        """Return one token a patch, row by row; before the projector if that is to come late."""
+        if self.late:
+            return HostTokens(self._before_projector(model, host_images, geometries), {})
         output = model.base_model.get_image_features(
             pixel_values=host_images["pixel_values"], return_dict=True
         )
         return HostTokens(VisualTokens.from_images(list(output.pooler_output), geometries), {})
+
+    def token_width(self, config: Any) -> int:
+        """Return the tower's width if the projector comes late, else the language model's."""
+        wide = config.vision_config if self.late else config.get_text_config()
+        return int(wide.hidden_size)
+
+    def project(self, model: Any, tokens: Tensor) -> Tensor:
+        """Run the projector if it comes late."""
+        if not self.late:
+            return tokens
+        projected: Tensor = model.base_model.multi_modal_projector(tokens)
+        return projected
+
+    def _before_projector(
+        self, model: Any, host_images: Mapping[str, Tensor], geometries: Sequence[ImageGeometry]
+    ) -> VisualTokens:
+        tower = model.base_model.vision_tower
+        states = tower(host_images["pixel_values"], output_hidden_states=True).hidden_states
+        seen = states[model.config.vision_feature_layer]
+        # A class token, where the tower has one, comes first.
+        return VisualTokens.from_images(list(seen[:, -geometries[0].count :]), geometries)
 
     def write(self, rows: Sequence[Tensor], extras: Extras, tokens_per_cell: int) -> Written:
         """Write the cells as they are."""

@@ -14,13 +14,13 @@ from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.any_resolution_images import AnyResolutionImages
 from chiasm.language.hosts.llava import check_selection
-from chiasm.language.hosts.plain import PlainText
+from chiasm.language.hosts.plain import PlainText, Projected
 from chiasm.language.hosts.protocol import CellGrid, Extras, HostTokens, Written
 from chiasm.language.hosts.written import cell_repeats
 
 
 @dataclass(frozen=True)
-class LlavaNextAdapter(PlainText):
+class LlavaNextAdapter(PlainText, Projected):
     """What differs in LLaVA-NeXT; see `HostAdapter`.
 
     The tokens are the fine cells. The coarse tokens and the newlines are extras, which a fusion

@@ -18,6 +18,18 @@ from chiasm.language.hosts.protocol import CellGrid, Extras, Written
 from chiasm.language.hosts.written import cell_repeats, whole_grid
 
 
+class Projected:
+    """A family whose `encode` gives tokens in the width of the language model."""
+
+    def token_width(self, config: Any) -> int:
+        """Return the width of the language model."""
+        return int(config.get_text_config().hidden_size)
+
+    def project(self, model: Any, tokens: Tensor) -> Tensor:
+        """Return the tokens as they are."""
+        return tokens
+
+
 class PlainText:
     """Positions and arguments of a decoder that counts its tokens; see `HostAdapter`."""
 

@@ -38,7 +38,7 @@ class HostTokens:
     """What the host's own tower saw.
 
     Attributes:
-        tokens: One token a cell, in the width of the language model.
+        tokens: One token a cell, in the width that `HostAdapter.token_width` tells.
         extras: Whatever else the family feeds its language model (`deepstack` for Qwen3-VL).
     """
 
@@ -122,6 +122,17 @@ class HostAdapter(Protocol):
         self, model: Any, host_images: Mapping[str, Tensor], geometries: Sequence[ImageGeometry]
     ) -> HostTokens:
         """Run the host's tower and projector. Gradients flow wherever a part asks for them."""
+        ...
+
+    def token_width(self, config: Any) -> int:
+        """Return the width of the tokens that `encode` gives, and a fusion reads and writes."""
+        ...
+
+    def project(self, model: Any, tokens: Tensor) -> Tensor:
+        """Bring tokens, float (I, N, `token_width`), to the width of the language model.
+
+        What `encode` of most families gives has that width already. MGM fuses before its projector.
+        """
         ...
 
     def write(self, rows: Sequence[Tensor], extras: Extras, tokens_per_cell: int) -> Written:

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.mrope import mrope_kwargs, mrope_positions
+from chiasm.language.hosts.plain import Projected
 from chiasm.language.hosts.protocol import CellGrid, Extras, HostTokens, Written
 from chiasm.language.hosts.qwen_images import QwenImages
 from chiasm.language.hosts.written import cell_repeats, whole_grid
@@ -19,7 +20,7 @@ from chiasm.language.parts import leave_out
 
 
 @dataclass(frozen=True)
-class Qwen25VLAdapter:
+class Qwen25VLAdapter(Projected):
     """What differs in Qwen2.5-VL; see `HostAdapter`."""
 
     model_type: str = "qwen2_5_vl"

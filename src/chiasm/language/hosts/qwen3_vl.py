@@ -12,6 +12,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.mrope import mrope_kwargs, mrope_positions
+from chiasm.language.hosts.plain import Projected
 from chiasm.language.hosts.protocol import CellGrid, Extras, HostTokens, Written
 from chiasm.language.hosts.qwen_images import QwenImages
 from chiasm.language.hosts.written import cell_repeats, pad_cells, whole_grid
@@ -19,7 +20,7 @@ from chiasm.language.parts import leave_out
 
 
 @dataclass(frozen=True)
-class Qwen3VLAdapter:
+class Qwen3VLAdapter(Projected):
     """What differs in Qwen3-VL; see `HostAdapter`.
 
     The deepstack features (arXiv:2406.04334) belong to the host's own token of a cell. Where a

@@ -1,4 +1,4 @@
-"""Images for towers of one fixed size: resized, then cut or stretched to it."""
+"""Images for towers of one fixed size: padded if asked, resized, then cut or stretched to it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
+from transformers import LlavaImageProcessor, LlavaImageProcessorPil
 
 from chiasm.core.errors import ConfigError
 from chiasm.core.grid import ImageGeometry
@@ -15,7 +16,10 @@ from chiasm.core.protocols import PreparedImages
 
 @dataclass(frozen=True)
 class SquareImages:
-    """Prepares images through the library's own processor and follows its resize and centre crop.
+    """Prepares images through the library's own processor and follows its steps.
+
+    These are a resize and a centre crop, and before them, where a `LlavaImageProcessor` is told so,
+    centred padding to a square with the mean colour.
 
     Attributes:
         image_processor: The checkpoint's image processor.
@@ -40,8 +44,11 @@ class SquareImages:
         faults: list[str] = []
         if not image_processor.do_resize:
             faults.append("do_resize: off; the tower reads one size only")
-        if image_processor.do_pad:
-            faults.append("do_pad: on; padding to a square is not supported here")
+        if image_processor.do_pad and not _pads_to_square(image_processor):
+            faults.append(
+                f"do_pad: on; how {type(image_processor).__name__} pads is not known here, only "
+                "LlavaImageProcessor pads to a square"
+            )
         if image_processor.do_center_crop:
             if crop != {"height": side, "width": side}:
                 faults.append(f"crop_size: {crop}, the tower reads {side} x {side}")
@@ -67,15 +74,22 @@ class SquareImages:
         )
 
     def _geometry(self, image: Image.Image) -> ImageGeometry:
-        height, width = self._resized(image.height, image.width)
+        whole = (image.height, image.width)
+        above = left = 0
+        if self.image_processor.do_pad:
+            longest = max(whole)
+            above, left = ((longest - length) // 2 for length in whole)
+            whole = (longest, longest)
+        height, width = self._resized(*whole)
+        scale_y, scale_x = height / whole[0], width / whole[1]
         # The library rounds the half pixel of an odd margin down.
         return ImageGeometry(
             original_height=image.height,
             original_width=image.width,
-            scale_x=width / image.width,
-            scale_y=height / image.height,
-            offset_x=-float((width - self.side) // 2),
-            offset_y=-float((height - self.side) // 2),
+            scale_x=scale_x,
+            scale_y=scale_y,
+            offset_x=left * scale_x - (width - self.side) // 2,
+            offset_y=above * scale_y - (height - self.side) // 2,
             cell_height=float(self.patch),
             cell_width=float(self.patch),
             rows=self.side // self.patch,
@@ -91,3 +105,7 @@ class SquareImages:
         if width <= height:
             return int(short * height / width), short
         return short, int(short * width / height)
+
+
+def _pads_to_square(image_processor: Any) -> bool:
+    return isinstance(image_processor, LlavaImageProcessor | LlavaImageProcessorPil)
