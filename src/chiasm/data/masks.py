@@ -72,17 +72,7 @@ class RunLengthMask:
         Raises:
             DataError: The code is malformed, or its runs do not add up to its size.
         """
-        size = self.code.get("size")
-        pixels = (
-            math.prod(size)
-            if isinstance(size, list | tuple) and all(isinstance(side, int) for side in size)
-            else 0
-        )
-        if pixels > MAX_PIXELS:
-            raise DataError(
-                f"{self.where}: run-length size {list(self.code['size'])} is {pixels} pixels; at "
-                f"most {MAX_PIXELS} are allowed, as for images"
-            )
+        _check_pixels(self.where, self.code.get("size"))
         try:
             return decode_run_length(self.code, self.where)
         except InputError as error:
@@ -113,6 +103,7 @@ class PolygonMask:
         """
         if fault := polygon_fault(self.polygons):
             raise DataError(f"{self.where}: {fault}")
+        _check_pixels(self.where, [self.height, self.width])
         codes = coco.frPyObjects([list(p) for p in self.polygons], self.height, self.width)
         return decode_run_length(coco.merge(codes), self.where)
 
@@ -282,6 +273,16 @@ def read_mask(source: MaskSource, height: int, width: int, name: str) -> NDArray
             "annotation, or leave the phrase out"
         )
     return mask
+
+
+def _check_pixels(where: str, size: Any) -> None:
+    """Refuse a size that no image can have before memory is asked for; other forms pass."""
+    whole = isinstance(size, list | tuple) and all(isinstance(side, int) for side in size)
+    if whole and math.prod(size) > MAX_PIXELS:
+        raise DataError(
+            f"{where}: a mask of {' x '.join(map(str, size))} = {math.prod(size)} pixels; at most "
+            f"{MAX_PIXELS} are allowed, as for images"
+        )
 
 
 def _labels(path: Path) -> tuple[NDArray[np.int32], str]:

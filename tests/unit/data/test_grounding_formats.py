@@ -17,6 +17,7 @@ from chiasm.core.samples import Sample
 from chiasm.data.check import check
 from chiasm.data.dataset import FileDataset, create_dataset, load_dataset
 from chiasm.data.formats.grounding import GroundingOptions
+from chiasm.data.locating import phrase_faults
 from chiasm.data.world.write import make
 
 HEIGHT, WIDTH = 23, 37
@@ -616,3 +617,100 @@ def test_a_file_in_which_nothing_is_left_says_what_was_left_out(instances: Path)
     tables = {**json.loads(instances.read_text()), "annotations": []}
     with pytest.raises(DataError, match="no sample is left; left out: 3 images without a phrase"):
         load_dataset(written(instances, tables))
+
+
+# Files in which any one value is something else
+
+JUNK: list[Any] = [None, True, -1, 0, 3.5, "", "x", [], [[]], {}, {"a": 1}, [1, 2, 3, 4], 10**30]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the way to every value inside a value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    found = []
+    for key, entry in inner if isinstance(value, dict | list) else ():
+        found.append((*path, key))
+        found += places(entry, (*path, key)) if isinstance(entry, dict | list) else []
+    return found
+
+
+def replaced(value: Any, path: tuple[Any, ...], junk: Any) -> Any:
+    copy = json.loads(json.dumps(value))
+    holder = copy
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = junk
+    return copy
+
+
+def drawn_pairs(ways: list[tuple[Any, ...]], count: int = 120) -> list[tuple[Any, Any]]:
+    """Return pairs of a place and what stands there instead."""
+    pairs = [(way, junk) for way in ways for junk in JUNK]
+    chosen = np.random.default_rng(0).permutation(len(pairs))[:count]
+    return [pairs[index] for index in chosen]
+
+
+def read_or_refused(path: Path, **options: Any) -> None:
+    """Read a file and its masks; nothing but an error of data may come out."""
+    try:
+        dataset = load_dataset(path, **options)
+    except DataError as error:
+        assert str(error)
+        return
+    for sample in dataset:
+        for phrase in sample.phrases:
+            if phrase.mask is not None:
+                try:
+                    phrase.mask.read()
+                except DataError as error:
+                    assert str(error)
+
+
+@pytest.mark.parametrize("name", ["instances", "panoptic", "narratives", "refcoco"])
+@pytest.mark.parametrize("phrase_per", ["category", "instance"])
+def test_any_junk_in_a_file_is_read_or_refused(
+    name: str, phrase_per: str, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(name)
+    format = {"instances": "coco_instances", "panoptic": "coco_panoptic"}.get(name, name)
+    options = {"format": format, "grounding": GroundingOptions(phrase_per=phrase_per)}  # type: ignore[arg-type]
+    pickled = name == "refcoco"
+    value = pickle.loads(path.read_bytes()) if pickled else json.loads(path.read_text())
+    for way, junk in drawn_pairs(places(value)):
+        changed = replaced(value, way, junk)
+        if pickled:
+            path.write_bytes(pickle.dumps(changed))
+        else:
+            written(path, changed)
+        read_or_refused(path, **options)
+
+
+def test_any_junk_in_a_list_of_phrases_is_read_or_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    Image.fromarray(blob(1)).save(tmp_path / "m.png")
+    size = {"height": HEIGHT, "width": WIDTH}
+    records: list[dict[str, Any]] = [
+        {"image": "a.png", "phrase": "a", "mask": {"path": "m.png", "values": [1]}, "thing": True},
+        {"image": "a.png", "phrase": "b", "segmentation": encode_run_length(blob(2)), "id": "b"},
+        {"image": "a.png", "phrase": "c", "segmentation": [[0, 0, 9, 0, 9, 9]], **size},
+        {"img_path": "a.png", "expression": "d", "bbox": [1, 2, 3, 4], "split": "train"},
+    ]
+    for way, junk in drawn_pairs(places(records)):
+        path = tmp_path / "phrases.json"
+        read_or_refused(written(path, replaced(records, way, junk)), format="phrases")
+
+
+def test_ids_that_stand_twice_are_told(refcoco: Path, instances: Path) -> None:
+    references = [reference(1, 70, "train", "a"), reference(1, 70, "train", "b")]
+    refcoco.write_bytes(pickle.dumps(references))
+    assert faults_of(refcoco) == [
+        "refs(unc).p: refs[1].ref_id: 1 stands already at refs[0]; an id stands once"
+    ]
+    tables = json.loads(instances.read_text())
+    tables["annotations"][2]["id"] = 1
+    written(instances, tables)
+    assert check(instances).faults == (), "names of categories need no ids"
+    each = load_dataset(instances, grounding=GroundingOptions(phrase_per="instance"))
+    assert len(each[0].phrases) == 2
+    (fault,) = phrase_faults(each[0])
+    assert "identifier '1' is that of phrases[0]; names are unique" in str(fault)

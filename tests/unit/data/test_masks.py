@@ -194,7 +194,7 @@ def test_a_run_length_mask_of_wrong_length_is_named() -> None:
     ):
         read_mask(RunLengthMask(code, "f:3 segmentation"), 11, 17, "f:3: phrase 1 'a cup'")
     huge = {"size": [2**31, 2**31], "counts": [2**62]}
-    with pytest.raises(DataError, match=r"is 4611686018427387904 pixels; at most 89478485"):
+    with pytest.raises(DataError, match=r"= 4611686018427387904 pixels; at most 89478485"):
         RunLengthMask(huge).read()
 
 

@@ -33,6 +33,7 @@ from chiasm.data.formats.whole import (
     WholeFormat,
     around,
     box_of,
+    entry_of,
     read_table,
 )
 from chiasm.data.masks import PanopticMask, UnionMask, read_segmentation
@@ -59,7 +60,7 @@ class Tables:
     def fault(self, annotation: Json) -> str:
         """Return what an annotation refers to that is not there, or an empty text."""
         for key, table in (("image_id", self.images), ("category_id", self.categories)):
-            if annotation.get(key) not in table:
+            if entry_of(table, annotation.get(key)) is None:
                 return f"{key} {shown(annotation.get(key))} is in no table of the file"
         return ""
 
@@ -198,8 +199,8 @@ def _name(tables: Tables, regions: Mapping[Any, Sequence[_Region]], gathering: G
         named = [region for region in found if not (each and region.crowd)]
         gathering.dropped["crowd regions"] += len(found) - len(named)
         groups: dict[Any, list[_Region]] = {}
-        for region in named:
-            groups.setdefault(region.identifier if each else region.category, []).append(region)
+        for number, region in enumerate(named):
+            groups.setdefault(number if each else region.category, []).append(region)
         if not groups:
             gathering.drop("images without a phrase")
             continue

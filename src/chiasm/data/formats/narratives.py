@@ -24,7 +24,7 @@ from chiasm.core.errors import DataError
 from chiasm.data.conversation import shown
 from chiasm.data.formats.coco import Tables, open_tables, panoptic_png, panoptic_segments
 from chiasm.data.formats.reader import ReadOptions
-from chiasm.data.formats.whole import Gathering, Whole, WholeFormat
+from chiasm.data.formats.whole import Gathering, Whole, WholeFormat, entry_of
 from chiasm.data.masks import PanopticMask
 from chiasm.data.phrases import Said
 from chiasm.data.records import Record, read_records
@@ -42,13 +42,13 @@ class _Pictures:
         for number, annotation in enumerate(self.tables.annotations):
             segments = panoptic_segments(annotation, f"annotations[{number}]", gathering)
             image = annotation.get("image_id")
-            if segments and image in self.tables.images:
+            if segments and entry_of(self.tables.images, image) is not None:
                 self.png[image] = panoptic_png(path, annotation)
                 self.things[image] = {s["id"]: self._is_thing(s) for s in segments}
 
     def _is_thing(self, segment: Mapping[str, Any]) -> bool:
-        category = self.tables.categories.get(segment.get("category_id"), {})
-        return bool(category.get("isthing"))
+        category = entry_of(self.tables.categories, segment.get("category_id"))
+        return category is not None and bool(category.get("isthing"))
 
 
 def read(path: Path, options: ReadOptions) -> Whole:

@@ -26,7 +26,7 @@ from chiasm.data.formats.coco import SEGMENTATIONS, Tables, annotation_mask, ope
 from chiasm.data.formats.grounding import GroundingOptions
 from chiasm.data.formats.plain_pickle import load_plain_pickle
 from chiasm.data.formats.reader import ReadOptions
-from chiasm.data.formats.whole import Box, Gathering, Whole, WholeFormat, box_of
+from chiasm.data.formats.whole import Box, Gathering, Whole, WholeFormat, box_of, entry_of
 from chiasm.data.phrases import Said
 
 PICKLES = (".p", ".pkl", ".pickle")
@@ -65,11 +65,21 @@ def read(path: Path, options: ReadOptions) -> Whole:
         raise DataError(f"{file}: a {type(records).__name__}; a list of references is needed")
     gathering = Gathering(file, options)
     tables = open_tables(instances, gathering)
-    annotations = {annotation.get("id"): annotation for annotation in tables.annotations}
+    annotations = {
+        annotation["id"]: annotation
+        for annotation in tables.annotations
+        if isinstance(annotation.get("id"), int | str)
+    }
     images: dict[tuple[Any, str], list[_Reference]] = {}
+    seen: dict[str, int] = {}
     for number, record in enumerate(records):
         reference = _reference(record, number, tables, annotations, gathering)
-        if reference is not None:
+        if reference is None:
+            continue
+        if seen.setdefault(reference.identifier, number) != number:
+            value = f"{reference.identifier} stands already at refs[{seen[reference.identifier]}]"
+            gathering.fault(str(file), f"refs[{number}].ref_id", value, "an id stands once")
+        else:
             images.setdefault((record["image_id"], record["split"]), []).append(reference)
     for (image, split), references in images.items():
         _add(image, split, references, tables, gathering)
@@ -102,6 +112,9 @@ def _reference(
         value = f"without {', '.join(lacking)}"
         gathering.fault(file, place, value, f"a reference has {', '.join(FIELDS)}")
         return None
+    if not isinstance(record["split"], str):
+        gathering.fault(file, f"{place}.split", shown(record["split"]), "a text is needed")
+        return None
     sentences = _sentences(record["sentences"])
     if not sentences:
         value, allowed = (
@@ -110,13 +123,13 @@ def _reference(
         )
         gathering.fault(file, f"{place}.sentences", value, allowed)
         return None
-    annotation = annotations.get(record["ann_id"])
-    if annotation is None or record["image_id"] not in tables.images:
+    annotation = entry_of(annotations, record["ann_id"])
+    image = entry_of(tables.images, record["image_id"])
+    if annotation is None or image is None:
         key = "ann_id" if annotation is None else "image_id"
         value = f"{shown(record[key])} is not in instances.json"
         gathering.fault(file, f"{place}.{key}", value, "both files are of one data set")
         return None
-    image = tables.images[record["image_id"]]
     mask = annotation_mask(annotation, image, f"annotation {record['ann_id']}")
     if isinstance(mask, str):
         gathering.fault(file, f"{place}.ann_id {record['ann_id']}", mask, SEGMENTATIONS)

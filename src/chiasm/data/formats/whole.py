@@ -191,6 +191,11 @@ def read_table(file: Path, keys: Sequence[str]) -> tuple[Mapping[str, Any], list
     return fields, faults
 
 
+def entry_of(table: Mapping[Any, Any], key: Any) -> Any:
+    """Return what a table holds under a key from a file; None where the key can be none."""
+    return table.get(key) if isinstance(key, int | str) else None
+
+
 def box_of(value: Any) -> Box | None:
     """Return XYXY of a COCO box [left, top, width, height]; None when it is none."""
     numbers = _four(value)
