@@ -21,7 +21,8 @@ DEFAULT_QUESTION = "What do you see?"
 Image = Annotated[Path | None, typer.Option(help="Image to ask about.")]
 Ask = Annotated[str | None, typer.Option("--ask", "--question", help="The question.")]
 Input = Annotated[
-    Path | None, typer.Option("--input", help="File of questions: JSONL, JSON or Parquet.")
+    Path | None,
+    typer.Option("--input", help="File of questions or of phrases: JSONL, JSON or Parquet."),
 ]
 Output = Annotated[
     Path | None,
@@ -123,6 +124,7 @@ def predict(
     _check_usage(file, shown, {"--ask": ask, "--phrase": phrase, **closer}, special, output)
     from chiasm.cli.predict_file import predict_file
     from chiasm.cli.predict_one import Wants, predict_one
+    from chiasm.cli.predict_phrases import holds_phrases, predict_phrases
     from chiasm.inference.responding import Generation, seeded
 
     model = load_on(run, device)
@@ -131,7 +133,18 @@ def predict(
         _benchmark(model, image, ask or DEFAULT_QUESTION, repeats, json)
         return
     with seeded(seed):
-        if file is not None:
+        if file is not None and holds_phrases(file, format):
+            predict_phrases(
+                model,
+                file,
+                output,
+                mask,
+                format=format,
+                media_root=media_root,
+                skip_faulty=skip_faulty,
+                as_json=json,
+            )
+        elif file is not None:
             predict_file(
                 model,
                 file,

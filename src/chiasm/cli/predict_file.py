@@ -138,10 +138,11 @@ def write_predictions(path: Path, predictions: Sequence[Mapping[str, Any]]) -> N
     """Write one object a line, the whole file or nothing."""
     from chiasm.training.durable import write_text
 
-    write_text(path, "".join(_line(prediction) + "\n" for prediction in predictions))
+    write_text(path, "".join(write_line(prediction) + "\n" for prediction in predictions))
 
 
-def _line(prediction: Mapping[str, Any]) -> str:
+def write_line(prediction: Mapping[str, Any]) -> str:
+    """Return one prediction as a line of JSON."""
     return json.dumps(prediction, ensure_ascii=False, allow_nan=False)
 
 
@@ -157,7 +158,7 @@ def _records(faults: Sequence[Fault]) -> int:
 def _show(document: Mapping[str, Any], target: Console) -> None:
     for prediction in document.get("predictions", ()):
         # Not through the console, which would wrap lines that a program reads.
-        typer.echo(_line(prediction))
+        typer.echo(write_line(prediction))
     for path in document.get("files", ()):
         target.print(
             f"wrote {document['count']} predictions to {path}", markup=False, soft_wrap=True
