@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -62,6 +62,15 @@ class ScratchHostConfig(Config):
             lower frequencies of a head (Wang et al., 2024, arXiv:2409.12191, section 2.1). With a
             narrow head and a small grid the usual 10000 leaves columns no measurable angle: 0.02
             radians over 7 columns for a head of 32, against 1.9 with a base of 10.
+        rotary_layout: How M-RoPE shares the frequencies of a head: `blocks` gives time the highest,
+            then rows, then columns, as Qwen2.5-VL does; `interleaved` gives each direction its
+            share of all of them, as Qwen3-VL does, so that rows and columns both have high ones to
+            tell neighbours by, and the lowest hardly turn at all and are left for content.
+        attention_start: `alike` starts half of the key heads, with their query heads, so that a
+            token attends to tokens like itself, in the lowest frequencies of the head: query and
+            key weights are the same random projection (the product is near a multiple of the
+            identity, as in trained models: Trockman and Kolter, 2023, arXiv:2305.09828). `random`
+            starts as transformers does.
         patch_basis: How the tower's patch embedding starts: `cosine` reads a patch by its
             frequencies, each scaled against its weight in pictures, so that fine detail is not
             drowned by the mean colour; `random` as transformers does.
@@ -83,6 +92,8 @@ class ScratchHostConfig(Config):
     merge: int = 2
     pixels: tuple[int, int] = (32 * 32, 56 * 56)
     rotary_base: float = Field(default=10.0, gt=1)
+    rotary_layout: Literal["blocks", "interleaved"] = "blocks"
+    attention_start: Literal["random", "alike"] = "random"
     patch_basis: Literal["cosine", "random"] = "cosine"
     embedding_deviation: float = Field(default=0.02, gt=0)
     seed: int = 0
@@ -107,6 +118,9 @@ class ScratchHostConfig(Config):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             model = Qwen2_5_VLForConditionalGeneration(self._model_config(tokenizer))
+            if self.attention_start == "alike":
+                for layer in model.model.language_model.layers:
+                    start_alike(layer.self_attn, self.heads, self.key_value_heads)
         if self.patch_basis == "cosine":
             start_from_cosines(model.model.visual.patch_embed.proj.weight)
         return Host(
@@ -124,7 +138,6 @@ class ScratchHostConfig(Config):
     def _model_config(self, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
         token = tokenizer.convert_tokens_to_ids
         half = self.width // self.heads // 2
-        side = half * 7 // 16
         return Qwen2_5_VLConfig(
             text_config={
                 "vocab_size": len(tokenizer),
@@ -137,7 +150,7 @@ class ScratchHostConfig(Config):
                 "rope_parameters": {
                     "rope_type": "default",
                     "rope_theta": self.rotary_base,
-                    "mrope_section": [half - 2 * side, side, side],
+                    "mrope_section": _sections(half, self.rotary_layout),
                 },
                 "initializer_range": self.embedding_deviation,
                 "tie_word_embeddings": True,
@@ -163,6 +176,46 @@ class ScratchHostConfig(Config):
             vision_end_token_id=token(VISION_END),
             tie_word_embeddings=True,
         )
+
+
+def _sections(half: int, layout: Literal["blocks", "interleaved"]) -> list[int]:
+    """Return how many frequencies go to time, rows, columns, time, rows, ... in turn."""
+    side = half * 7 // 16
+    time = half - 2 * side
+    if layout == "blocks":
+        return [time, side, side]
+    # The first and what is left over at the end go to time.
+    return [1] + [1, 1, 0] * (side - 1) + [1, 1, time - 1]
+
+
+CONTENT_FROM = 0.375
+"""Part of a head's frequencies, from the highest, that an alike start leaves to positions."""
+
+
+@torch.no_grad()
+def start_alike(attention: Any, heads: int, key_value_heads: int, gain: float = 1.0) -> None:
+    """Make the first half of the key heads, and their query heads, prefer tokens alike.
+
+    Args:
+        attention: Attention module with `q_proj` and `k_proj`, weights (heads * D, width).
+        heads: Query heads.
+        key_value_heads: Key heads, each shared by a group of query heads.
+        gain: Size of the projection; at 1 the score of a token with itself is about the root of D.
+    """
+    query, key = attention.q_proj.weight, attention.k_proj.weight
+    size, width = query.shape[0] // heads, query.shape[1]
+    half = size // 2
+    first = int(CONTENT_FROM * half)
+    # A frequency turns the pair of dimensions i and i + half.
+    content = [*range(first, half), *range(half + first, size)]
+    group = heads // key_value_heads
+    for head in range(max(1, key_value_heads // 2)):
+        projection = torch.randn(len(content), width) * gain * (size / len(content) / width) ** 0.5
+        key[head * size : (head + 1) * size].mul_(0.1)
+        key[[head * size + place for place in content]] = projection
+        for own in range(head * group, (head + 1) * group):
+            query[own * size : (own + 1) * size].mul_(0.1)
+            query[[own * size + place for place in content]] = projection
 
 
 LUMINANCE = (1.0, 1.0, 1.0)

@@ -29,6 +29,7 @@ class Spliced:
             for padding.
         mm_encoder_outputs: The visual tokens in the library's form, by modality.
         host_kwargs: What else the family's forward wants.
+        image_lengths: For each image of the batch how many positions it takes.
     """
 
     input_ids: Tensor
@@ -39,6 +40,7 @@ class Spliced:
     sources: Tensor
     mm_encoder_outputs: Mapping[str, Any]
     host_kwargs: Mapping[str, Tensor]
+    image_lengths: tuple[int, ...] = ()
 
     def following(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Spliced:
         """Return text that follows this, for a host whose cache already holds this.
@@ -152,6 +154,7 @@ def splice(
         sources=sources,
         mm_encoder_outputs=written.mm_encoder_outputs,
         host_kwargs=adapter.model_kwargs(token_types, batch.host_images),
+        image_lengths=tuple(len(features) for features in written.features),
     )
 
 

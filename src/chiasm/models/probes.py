@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from chiasm.core.samples import Sample, Turn
+from chiasm.core.samples import Phrase, Sample, Turn
 
 PROBE_QUESTION = "What do you see?"
 PROBE_ANSWER = "yes"
@@ -35,6 +35,15 @@ def build_probe_samples() -> tuple[Sample, Sample]:
 def build_mask_probe_samples() -> tuple[Sample, Sample]:
     """Return the images of `build_probe_samples` with a mask of a quarter of each, low left."""
     gradient, checker = (_with_mask(sample) for sample in build_probe_samples())
+    return gradient, checker
+
+
+def build_phrase_probe_samples() -> tuple[Sample, Sample]:
+    """Return the two probe samples with the whole answer, `yes`, as a phrase."""
+    gradient, checker = (
+        replace(sample, phrases=(Phrase(turn=1, start=0, stop=len(PROBE_ANSWER)),))
+        for sample in build_probe_samples()
+    )
     return gradient, checker
 
 

@@ -10,8 +10,6 @@ import torch
 from chiasm.core.config import lookup
 from chiasm.core.errors import ConfigError
 from chiasm.core.protocols import ImagePreparer
-from chiasm.data.collate import Collator
-from chiasm.data.prompts import Prompter
 from chiasm.data.world.cells import LABELS
 from chiasm.data.world.worlds import WORLDS
 from chiasm.encoders import EncoderConfig
@@ -23,20 +21,25 @@ from chiasm.language.host import Host
 from chiasm.models.cell_classifier import CellClassifier
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.dual_encoder_modes import parts_to_train
+from chiasm.models.grounding import Grounding
+from chiasm.models.segmenter import Segmenter
 from chiasm.objectives.cells import Cells
 from chiasm.objectives.gate import Diversity
+from chiasm.objectives.masks import MaskQuality, Masks
 from chiasm.objectives.tokens import NextTokens
 from chiasm.objectives.weighted import NamedObjective, WeightedSum
+from chiasm.recipes.collating import build_collator
+from chiasm.recipes.mask_models import build_grounding, build_segmenter, grounding_parts
 from chiasm.recipes.own_host import is_own_host, load_own_host
-from chiasm.recipes.places import encoder_folder, host_folder
-from chiasm.recipes.schema import HostChoice, ObjectiveChoice, Recipe, Stage
+from chiasm.recipes.places import RECIPE_FILE, encoder_folder, host_folder, shipped_models
+from chiasm.recipes.schema import MASK_TERMS, HostChoice, ObjectiveChoice, Recipe, Stage
 from chiasm.recipes.sources import StagedSamples, build_mixture, world_corpus
 from chiasm.training.processes import launched_processes
 from chiasm.training.settings import StageSettings, TrainingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-Family = DualEncoder | CellClassifier
+Family = DualEncoder | CellClassifier | Grounding | Segmenter
 
 
 def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
@@ -51,22 +54,19 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
         ChiasmError: A checkpoint is missing or does not fit.
     """
     torch.manual_seed(recipe.seed)
-    host = host or build_host(recipe.host, base)
-    encoders = {
-        name: _build_encoder(config, base, recipe.control)
-        for name, config in recipe.encoders.items()
-    }
-    collator = Collator(
-        Prompter(host.tokenizer, host.image_token, host.image_text),
-        host.preparer,
-        {name: encoder.transform for name, encoder in encoders.items()},
-        max_length=recipe.data.max_length,
-        over_long=recipe.data.over_long,
-    )
+    if recipe.segmenter is not None:
+        return build_segmenter(recipe.segmenter, base, recipe.seed)
+    if recipe.family == "grounding":
+        answering = _eyes_of_a_run(recipe.base_host, base) if host is None else None
+        return build_grounding(recipe, answering or _build_answering(recipe, base, host), base)
     if recipe.family == "cell_classifier":
-        ((name, tower),) = encoders.items()
-        head = CellHead(width=tower.width, attributes=build_attributes(recipe.objective))
-        return CellClassifier(tower=tower, name=name, head=head, collator=collator)
+        return _build_classifier(recipe, base, host or build_host(recipe.base_host, base))
+    return _build_answering(recipe, base, host)
+
+
+def _build_answering(recipe: Recipe, base: Path, host: Host | None) -> DualEncoder:
+    host = host or build_host(recipe.base_host, base)
+    encoders = _build_encoders(recipe, base)
     fusion = None
     if recipe.fusion is not None:
         widths = {name: encoder.width for name, encoder in encoders.items()}
@@ -75,9 +75,40 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
         host=host,
         encoders=encoders,
         fusion=fusion,
-        collator=collator,
+        collator=build_collator(recipe, host, encoders),
         head=_build_head(recipe, host) if recipe.dense_head else None,
     )
+
+
+def _build_classifier(recipe: Recipe, base: Path, host: Host) -> CellClassifier:
+    encoders = _build_encoders(recipe, base)
+    ((name, tower),) = encoders.items()
+    head = CellHead(width=tower.width, attributes=build_attributes(recipe.objective))
+    collator = build_collator(recipe, host, encoders)
+    return CellClassifier(tower=tower, name=name, head=head, collator=collator)
+
+
+def _build_encoders(recipe: Recipe, base: Path) -> dict[str, Encoder]:
+    return {
+        name: _build_encoder(config, base, recipe.control)
+        for name, config in recipe.encoders.items()
+    }
+
+
+def _eyes_of_a_run(choice: HostChoice, base: Path) -> DualEncoder | None:
+    """Load the run of a host with further eyes, if the recipe names one."""
+    # Loading a run builds its model, which is this module's work.
+    from chiasm.recipes.loading import load_recipe, load_run
+
+    for folder in (shipped_models().get(choice.path or ""), base / (choice.path or "")):
+        if folder is not None and (folder / RECIPE_FILE).is_file():
+            if load_recipe(folder / RECIPE_FILE).encoders:
+                model = load_run(folder)
+                if isinstance(model, DualEncoder):
+                    if choice.pixels is not None:
+                        model.host.set_pixels(*choice.pixels)
+                    return model
+    return None
 
 
 def build_host(choice: HostChoice, base: Path) -> Host:
@@ -119,6 +150,12 @@ def build_objective(choice: ObjectiveChoice) -> WeightedSum:
     if choice.cells:
         terms.append(Cells(tuple(choice.cells)))
         weights |= {f"cells.{name}": weight for name, weight in choice.cells.items()}
+    if choice.masks:
+        terms.append(Masks(tuple(dict.fromkeys(term.split(".")[0] for term in choice.masks))))
+        weights |= dict.fromkeys(MASK_TERMS, 0.0) | choice.masks
+    if choice.mask_quality is not None:
+        terms.append(MaskQuality())
+        weights["refined.quality"] = choice.mask_quality
     if choice.diversity is not None:
         terms.append(Diversity(choice.diversity_reading.reading))
         weights["diversity"] = choice.diversity
@@ -162,15 +199,17 @@ def stage_parts(recipe: Recipe, stage: Stage, names: Collection[str]) -> tuple[s
     """
     if stage.train is not None:
         return stage.train
-    if recipe.family == "cell_classifier":
+    if recipe.family in ("cell_classifier", "segmenter"):
         return tuple(sorted(names))
+    if recipe.family == "grounding" and (stage.mode or recipe.training_mode) is None:
+        return tuple(sorted(grounding_parts(names)))
     mode = stage.mode or recipe.training_mode
     return tuple(sorted(parts_to_train(names, mode, recipe.freeze_config, recipe.freeze)))
 
 
-def model_preparer(model: Family) -> ImagePreparer:
-    """Return the image preparer of a model's host."""
-    return model.collator.preparer
+def model_preparer(model: Family) -> ImagePreparer | None:
+    """Return the image preparer of a model's host; None where there is no host."""
+    return None if isinstance(model, Segmenter) else model.collator.preparer
 
 
 def _stage_settings(

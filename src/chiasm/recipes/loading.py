@@ -60,7 +60,7 @@ def load_run(name: str | Path) -> Family:
     recipe = load_recipe(folder / RECIPE_FILE)
     base = Path.cwd()
     own_host = folder / HOST_FOLDER
-    if recipe.host.scratch is None:
+    if recipe.host is None or recipe.host.scratch is None:
         model = build_model(recipe, base)
         load_model(folder, model)
     else:

@@ -129,7 +129,7 @@ class _HostOutline:
 
 
 def _host(recipe: Recipe, base: Path, notes: list[str]) -> _HostOutline:
-    choice = recipe.host.model_copy(update={"lora": None})
+    choice = recipe.base_host.model_copy(update={"lora": None})
     if choice.scratch is not None:
         host = build_host(choice, base)
         own = Prompter(host.tokenizer, host.image_token, host.image_text)

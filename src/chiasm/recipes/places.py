@@ -10,6 +10,7 @@ from chiasm.core.errors import CheckpointError, UnknownNameError
 RECIPE_FILE = "recipe.yaml"
 HOST_FOLDER = "host"
 ENCODER_FOLDER = "encoder"
+SEGMENTER_FOLDER = "segmenter"
 
 
 def shipped_models() -> dict[str, Path]:
@@ -78,6 +79,11 @@ def host_folder(path: str, base: Path) -> tuple[Path | str, str]:
 def encoder_folder(path: str, base: Path) -> Path | str:
     """Return where an extra encoder's checkpoint lies; as `host_folder`."""
     return _checkpoint(path, base, ENCODER_FOLDER)[0]
+
+
+def segmenter_folder(path: str, base: Path) -> Path | str:
+    """Return where a refiner's checkpoint lies; as `host_folder`."""
+    return _checkpoint(path, base, SEGMENTER_FOLDER)[0]
 
 
 def _checkpoint(path: str, base: Path, inner: str) -> tuple[Path | str, str]:

@@ -145,10 +145,10 @@ def list_parts(recipe: Recipe, outline: Outline) -> list[Part]:
     for name, module in outline.parts.items():
         numbers = [parameter.numel() for parameter in module.parameters()]
         parts.append(Part(name, sum(numbers), len(numbers), _number(recipe, name)))
-    if recipe.host.lora is not None:
-        wanted = recipe.host.lora.targets
+    if recipe.base_host.lora is not None:
+        wanted = recipe.base_host.lora.targets
         chosen = [m for n, m in outline.targets.items() if n.rpartition(".")[2] in wanted]
-        rank = recipe.host.lora.rank
+        rank = recipe.base_host.lora.rank
         size = sum(rank * (linear.in_features + linear.out_features) for linear in chosen)
         # PEFT keeps adapters in float32, whatever the type of the weights below.
         parts.append(Part("host_adapter", size, 2 * len(chosen), 4))
@@ -247,10 +247,10 @@ def _changes(recipe: Recipe, trains: Sequence[str]) -> list[tuple[tuple[str, ...
         together = tuple(step for change, _ in found for step in change)
         found.append((together, "all that leaves what is learned as it is"))
     host_trains = any(name in trains for name in ("host_vision", "host_projector", "host_language"))
-    if recipe.host.dtype == "float32" and recipe.host.scratch is None and not host_trains:
+    if recipe.base_host.dtype == "float32" and recipe.base_host.scratch is None and not host_trains:
         found.append((("host.dtype=bfloat16",), "a frozen host in half precision"))
     if "host_language" in trains:
-        if recipe.host.lora is None:
+        if recipe.base_host.lora is None:
             found.append((("host.lora.rank=16",), "adapters of low rank in place of all weights"))
         found.append((("freeze.freeze_llm=true",), "the language model stays as it is"))
     if host_trains or any(name.startswith("encoder.") for name in trains):
@@ -265,8 +265,8 @@ def _changes(recipe: Recipe, trains: Sequence[str]) -> list[tuple[tuple[str, ...
 
 def _number(recipe: Recipe, part: str) -> int:
     """Return the bytes of a weight."""
-    if part.startswith("host_") and recipe.host.scratch is None:
-        return BYTES[recipe.host.dtype]
+    if part.startswith("host_") and recipe.base_host.scratch is None:
+        return BYTES[recipe.base_host.dtype]
     if part.startswith("encoder."):
         return BYTES[recipe.encoders[part.removeprefix("encoder.")].dtype]
     if part == "tower":

@@ -8,14 +8,25 @@ from pathlib import Path
 
 from chiasm.core.protocols import Evaluate
 from chiasm.core.samples import Sample
+from chiasm.evaluation.grounding import numbers_of_masks
+from chiasm.evaluation.grounding_model import ModelGrounder
 from chiasm.models.cell_classifier import CellClassifier
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.dual_encoder_modes import TRAINING_MODES, parts_to_train
-from chiasm.recipes.build import Family, build_model, build_objective, build_training
+from chiasm.models.grounding import Grounding
+from chiasm.models.segmenter import Segmenter
+from chiasm.recipes.build import (
+    Family,
+    build_model,
+    build_objective,
+    build_training,
+    model_preparer,
+)
 from chiasm.recipes.cells import cell_accuracy
 from chiasm.recipes.loading import recipe_text
-from chiasm.recipes.places import ENCODER_FOLDER, HOST_FOLDER, RECIPE_FILE
+from chiasm.recipes.places import ENCODER_FOLDER, HOST_FOLDER, RECIPE_FILE, SEGMENTER_FOLDER
 from chiasm.recipes.schema import Recipe
+from chiasm.recipes.segmenters import segment_quality
 from chiasm.recipes.sources import list_samples
 from chiasm.recipes.validation import measure_model
 from chiasm.training.durable import read_tensors
@@ -72,7 +83,7 @@ def prepare(recipe: Recipe, output: Path | None, base: Path, resume: bool = Fals
     )
     if output is None:
         return Prepared(recipe, model, tables, None)
-    validation = list_samples(recipe.data.validation, model.collator.preparer, base)
+    validation = list_samples(recipe.data.validation, model_preparer(model), base)
     trainer = Trainer(
         model=model,
         objective=build_objective(recipe.objective),
@@ -92,7 +103,7 @@ def run(prepared: Prepared, output: Path) -> TrainingReport:
     """Train, and write the host or encoder that a run brought forth beside its weights."""
     trainer, model = prepared.trainer, prepared.model
     assert trainer is not None
-    if isinstance(model, DualEncoder) and prepared.recipe.host.scratch is not None:
+    if isinstance(model, DualEncoder | Grounding) and _from_scratch(prepared.recipe):
         # At once, so that a checkpoint of a run that was cut short has what it needs beside it.
         if trainer.processes.is_main and not (output / HOST_FOLDER).exists():
             model.host.save(output / HOST_FOLDER)
@@ -106,15 +117,27 @@ def finish(prepared: Prepared, output: Path) -> None:
     """Write the pieces that other recipes can name: `host/` and `encoder/`."""
     model = prepared.model
     load_parts(output / WEIGHTS, model, *read_tensors(output / WEIGHTS))
-    if isinstance(model, DualEncoder) and prepared.recipe.host.scratch is not None:
+    if isinstance(model, DualEncoder | Grounding) and _from_scratch(prepared.recipe):
         model.host.save(output / HOST_FOLDER)
     if isinstance(model, CellClassifier):
         model.tower.save(output / ENCODER_FOLDER)  # type: ignore[attr-defined]
+    if isinstance(model, Segmenter):
+        (output / SEGMENTER_FOLDER).mkdir(exist_ok=True)
+        model.save(output / SEGMENTER_FOLDER)
+
+
+def _from_scratch(recipe: Recipe) -> bool:
+    return recipe.host is not None and recipe.host.scratch is not None
 
 
 def _evaluator(recipe: Recipe, model: Family, samples: list[Sample]) -> Evaluate:
     if isinstance(model, CellClassifier):
         return functools.partial(cell_accuracy, model, samples)
+    if isinstance(model, Segmenter):
+        return functools.partial(segment_quality, model, samples)
+    if isinstance(model, Grounding):
+        size = recipe.training.batch_size
+        return functools.partial(numbers_of_masks, ModelGrounder(model), samples, size)
     return functools.partial(
         measure_model, model, samples, recipe.data.measure, recipe.training.batch_size
     )

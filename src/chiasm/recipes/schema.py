@@ -7,16 +7,19 @@ from typing import Any, Literal
 from pydantic import Field, SkipValidation, field_validator, model_validator
 
 from chiasm.core.config import Config, lookup
+from chiasm.core.errors import ConfigError
 from chiasm.data.fitting import OverLong
-from chiasm.data.world.worlds import WORLDS
+from chiasm.data.world.worlds import POINTING_REQUEST, WORLDS
 from chiasm.encoders import ENCODERS, EncoderConfig
 from chiasm.fusion import FUSIONS, FusionConfig
+from chiasm.heads.mask_refiner import MaskRefinerConfig
 from chiasm.language.adapters import LoraAdapterConfig
 from chiasm.language.loading import Attention
 from chiasm.language.scratch import ScratchHostConfig
 from chiasm.models.dual_encoder_modes import FREEZE_FLAGS, TRAINING_MODES
+from chiasm.models.segmenter import SegmenterConfig
 from chiasm.objectives.gate import DiversityConfig
-from chiasm.recipes.validation import LOWER_IS_BETTER, Measure, first_number
+from chiasm.recipes.validation import LOWER_IS_BETTER, MASKS_NUMBER, Measure, first_number
 from chiasm.training.settings import StageSettings, TrainingSettings
 
 
@@ -64,6 +67,13 @@ class Source(Config):
     """Seed of a world."""
     questions: int = Field(default=1, ge=0)
     """Questions an image of a world; 0 gives the picture and its dense labels alone."""
+    shrink: int = Field(default=1, ge=1)
+    """By how much a world's pictures are made smaller after they are drawn, so that one run can
+    learn from pictures of several sizes."""
+    phrases: int = Field(default=0, ge=0)
+    """Most phrases with masks for each picture of a world, in place of questions."""
+    supervise: bool = False
+    """Whether training scores the words of a world's phrases."""
     dense: bool = False
     """Whether a world gives dense labels on the host's grid."""
     weight: float | None = Field(default=None, gt=0)
@@ -101,6 +111,25 @@ class DataChoice(Config):
     """What happens to a longer row."""
 
 
+class GroundingChoice(Config):
+    """The mask heads of the family `grounding`."""
+
+    widths: tuple[int, ...] = Field(default=(64, 128, 256, 512), min_length=1)
+    """Channels of each stage of the mask U-Net."""
+    least: int = Field(default=64, gt=0)
+    """Maps whose longer side is shorter are enlarged to this many places."""
+    merge: Literal["mean", "max"] = "mean"
+    """How the attention of a phrase's tokens becomes one map."""
+    refiner: MaskRefinerConfig | None = None
+    """Refinement by a Segment Anything model; `refiner.sam.path` may be a shipped name."""
+    request: str = Field(default=POINTING_REQUEST, min_length=1)
+    """What the user asks, where phrases are pointed at outside a conversation."""
+
+
+MASK_TERMS = tuple(f"{head}.{term}" for head in ("coarse", "refined") for term in ("bce", "dice"))
+"""Terms of the loss of masks."""
+
+
 class ObjectiveChoice(Config):
     """The terms of the loss and their weights. A term that is absent is not computed."""
 
@@ -108,6 +137,11 @@ class ObjectiveChoice(Config):
     """Weight of the next-token loss."""
     cells: dict[str, float] = Field(default_factory=dict)
     """Weight of the dense loss by attribute (`shape`, `colour`, `texture`, `size`)."""
+    masks: dict[str, float] = Field(default_factory=dict)
+    """Weights of the losses of masks: `coarse.bce`, `coarse.dice`, `refined.bce`,
+    `refined.dice`."""
+    mask_quality: float | None = Field(default=None, ge=0)
+    """Weight of the squared error of the refiner's guess of its own intersection over union."""
     diversity: float | None = Field(default=None, ge=0)
     """Weight of the gate's diversity (`diversity_loss_weight` of a `config.json`)."""
     diversity_reading: DiversityConfig = DiversityConfig()
@@ -115,8 +149,14 @@ class ObjectiveChoice(Config):
 
     @model_validator(mode="after")
     def _some_term(self) -> ObjectiveChoice:
-        if self.tokens is None and not self.cells and self.diversity is None:
-            raise ValueError("no term: give at least one of `tokens`, `cells` and `diversity`")
+        unknown = sorted(set(self.masks) - set(MASK_TERMS))
+        if unknown:
+            raise ValueError(f"unknown terms of `masks`: {unknown}; known: {', '.join(MASK_TERMS)}")
+        given = (self.tokens, self.diversity, self.mask_quality)
+        if not self.cells and not self.masks and all(weight is None for weight in given):
+            raise ValueError(
+                "no term: give at least one of `tokens`, `cells`, `masks` and `diversity`"
+            )
         return self
 
 
@@ -210,12 +250,14 @@ class TrainingChoice(Config):
 class Recipe(Config):
     """A whole run."""
 
-    family: Literal["dual_encoder", "cell_classifier"]
+    family: Literal["dual_encoder", "cell_classifier", "grounding", "segmenter"]
     """What is built."""
     description: str = ""
     """What the run is for and what to expect, for people."""
-    host: HostChoice
-    """The model that is extended (for `cell_classifier`: whose grid and prompts are used)."""
+    host: HostChoice | None = None
+    """The model that is extended (for `cell_classifier`: whose grid and prompts are used). For
+    `grounding`, `host.path` may also be a run of the family `dual_encoder`, further eyes included.
+    A `segmenter` has none."""
     encoders: dict[str, SkipValidation[EncoderConfig]] = Field(default_factory=dict)
     """Extra encoders by name, each with its `kind`."""
     fusion: SkipValidation[FusionConfig] | None = None
@@ -223,6 +265,10 @@ class Recipe(Config):
     dense_head: bool = False
     """Whether the host's own visual tokens are also taught, cell by cell, the words of what they
     show; the attributes are those of `objective.cells`."""
+    grounding: GroundingChoice | None = None
+    """The mask heads; for the family `grounding`, whose defaults are those of F-LMM."""
+    segmenter: SegmenterConfig | None = None
+    """The model and its prompts; needed exactly for the family `segmenter`."""
     control: Literal["none", "null_eye"] = "none"
     """`null_eye` gives each image the extra encoders' view of another image: the same parameters
     and the same compute without the information, as a control."""
@@ -270,7 +316,17 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
-        if self.family == "dual_encoder" and bool(self.encoders) != (self.fusion is not None):
+        if (self.family == "segmenter") != (self.host is None):
+            raise ValueError(f"family {self.family}: `host` is missing, or a segmenter has one")
+        if (self.family == "segmenter") != (self.segmenter is not None):
+            raise ValueError(f"family {self.family}: `segmenter` is missing, or of no use")
+        if self.family != "grounding" and self.grounding is not None:
+            raise ValueError(f"family {self.family} has no use for `grounding`")
+        if self.family == "segmenter" and self.encoders:
+            raise ValueError("a segmenter has no extra encoders")
+        if self.family in ("dual_encoder", "grounding") and bool(self.encoders) != (
+            self.fusion is not None
+        ):
             raise ValueError("`encoders` and `fusion` belong together: give both or neither")
         if self.family == "cell_classifier" and len(self.encoders) != 1:
             raise ValueError(f"a cell classifier trains one encoder; {len(self.encoders)} given")
@@ -281,12 +337,23 @@ class Recipe(Config):
         return self
 
     @property
+    def base_host(self) -> HostChoice:
+        """The host of a recipe whose family has one.
+
+        Raises:
+            ConfigError: The family has none.
+        """
+        if self.host is None:
+            raise ConfigError(f"a recipe of the family {self.family} has no host")
+        return self.host
+
+    @property
     def metric(self) -> str | None:
         """The number that picks the best checkpoint; None without validation samples."""
         if not self.data.validation:
             return None
-        own = "accuracy" if self.family == "cell_classifier" else first_number(self.data.measure)
-        return self.training.metric or own
+        own = {"cell_classifier": "accuracy", "segmenter": "iou", "grounding": MASKS_NUMBER}
+        return self.training.metric or own.get(self.family) or first_number(self.data.measure)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the recipe as YAML can hold it, kinds included, without unset values."""

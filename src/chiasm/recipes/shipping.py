@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chiasm.core.errors import CheckpointError, InputError
 from chiasm.recipes.loading import load_recipe, load_run, recipe_text
-from chiasm.recipes.places import ENCODER_FOLDER, HOST_FOLDER, RECIPE_FILE
+from chiasm.recipes.places import ENCODER_FOLDER, HOST_FOLDER, RECIPE_FILE, SEGMENTER_FOLDER
 from chiasm.training.weights import WEIGHTS
 
 RECORDS = ("host.json", "receipt.safetensors", "parts.json", "metrics.jsonl", "log.txt", WEIGHTS)
@@ -43,6 +43,7 @@ def ship(run: Path, target: Path, overrides: tuple[str, ...] = ()) -> None:
     if (run / HOST_FOLDER).is_dir():
         weights = shutil.ignore_patterns("*.safetensors")
         shutil.copytree(run / HOST_FOLDER, target / HOST_FOLDER, ignore=weights)
-    if (run / ENCODER_FOLDER).is_dir():
-        shutil.copytree(run / ENCODER_FOLDER, target / ENCODER_FOLDER)
+    for folder in (ENCODER_FOLDER, SEGMENTER_FOLDER):
+        if (run / folder).is_dir():
+            shutil.copytree(run / folder, target / folder)
     load_run(target)

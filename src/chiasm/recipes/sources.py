@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from PIL import Image
 
 from chiasm.core.errors import ConfigError, DataError
 from chiasm.core.protocols import Dataset, ImagePreparer
-from chiasm.core.samples import Sample, Turn
+from chiasm.core.samples import ImageSource, Sample, Turn
 from chiasm.data.dataset import load_dataset
 from chiasm.data.formats import nlvr
+from chiasm.data.media import load_image
 from chiasm.data.mixture import Mixture
 from chiasm.data.world.worlds import WORLDS, WorldDataset
 from chiasm.recipes.schema import Source
@@ -72,6 +73,26 @@ class _PicturesOnly:
         )
 
 
+@dataclass(frozen=True)
+class _Shrunk:
+    """Pictures made smaller; what the samples say of them stays true."""
+
+    dataset: Dataset
+    factor: int
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        return replace(sample, images=tuple(map(self._shrink, sample.images)))
+
+    def _shrink(self, source: ImageSource) -> Image.Image:
+        picture = load_image(source)
+        size = (picture.width // self.factor, picture.height // self.factor)
+        return picture.resize(size, Image.Resampling.BICUBIC)
+
+
 class StagedSamples:
     """The samples of all stages by position: each stage reads its own mixture from its start.
 
@@ -95,7 +116,7 @@ class StagedSamples:
         return self.mixtures[stage].sample_at(position - start)
 
 
-def build_source(source: Source, preparer: ImagePreparer, base: Path) -> Dataset:
+def build_source(source: Source, preparer: ImagePreparer | None, base: Path) -> Dataset:
     """Open one source.
 
     Args:
@@ -121,7 +142,7 @@ def build_source(source: Source, preparer: ImagePreparer, base: Path) -> Dataset
 
 
 def build_mixture(
-    sources: Sequence[Source], preparer: ImagePreparer, base: Path, seed: int
+    sources: Sequence[Source], preparer: ImagePreparer | None, base: Path, seed: int
 ) -> Mixture:
     """Open sources and mix them by weight, or by size when none has one.
 
@@ -144,18 +165,26 @@ def build_mixture(
     return Mixture(datasets, weights or None, seed=seed)
 
 
-def list_samples(sources: Sequence[Source], preparer: ImagePreparer, base: Path) -> list[Sample]:
+def list_samples(
+    sources: Sequence[Source], preparer: ImagePreparer | None, base: Path
+) -> list[Sample]:
     """Return every sample of the sources, in order."""
     opened = [build_source(source, preparer, base) for source in sources]
     return [dataset[index] for dataset in opened for index in range(len(dataset))]
 
 
-def _build_world(source: Source, preparer: ImagePreparer) -> Dataset:
+def _build_world(source: Source, preparer: ImagePreparer | None) -> Dataset:
     name = source.world or ""
     rows, columns = (0, 0)
-    if source.dense:
+    if source.dense and preparer is None:
+        raise ConfigError(
+            f"world {name!r}: `dense` labels lie on a host's grid, and there is no host; leave "
+            "`dense` out"
+        )
+    if source.dense and preparer is not None:
         part = WORLDS[name].parts[0]
-        blank = Image.fromarray(np.zeros((part.height, part.width, 3), np.uint8))
+        size = (part.height // source.shrink, part.width // source.shrink, 3)
+        blank = Image.fromarray(np.zeros(size, np.uint8))
         geometry = preparer.prepare([blank]).geometries[0]
         rows, columns = geometry.rows, geometry.columns
     dataset = WorldDataset(
@@ -166,8 +195,11 @@ def _build_world(source: Source, preparer: ImagePreparer) -> Dataset:
         questions_per_image=max(1, source.questions),
         dense_rows=rows,
         dense_columns=columns,
+        phrases=source.phrases,
+        supervise_phrases=source.supervise,
     )
-    return dataset if source.questions else _PicturesOnly(dataset)
+    drawn: Dataset = dataset if source.questions or source.phrases else _PicturesOnly(dataset)
+    return drawn if source.shrink == 1 else _Shrunk(drawn, source.shrink)
 
 
 def _nlvr(path: Path, source: Source) -> Dataset:

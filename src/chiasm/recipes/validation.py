@@ -20,6 +20,9 @@ LOSS = "loss"
 LOWER_IS_BETTER = frozenset({LOSS})
 """Names of the numbers that should fall."""
 
+MASKS_NUMBER = "mean_iou"
+"""The number that picks the best checkpoint of a model that points: that of its best head."""
+
 ANSWER_BATCH = 32
 
 

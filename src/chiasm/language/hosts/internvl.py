@@ -29,6 +29,7 @@ class InternVLAdapter(PlainText, Projected):
     model_type: str = "internvl"
     decoder_name: str = "model.language_model"
     separated: bool = True
+    most_grids: int = 2
 
     def image_token_id(self, config: Any) -> int:
         """Return the id of `<IMG_CONTEXT>`."""

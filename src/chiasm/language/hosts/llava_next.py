@@ -30,6 +30,7 @@ class LlavaNextAdapter(PlainText, Projected):
     model_type: str = "llava_next"
     decoder_name: str = "model.language_model"
     separated: bool = False
+    most_grids: int = 2
 
     def image_token_id(self, config: Any) -> int:
         """Return the id of `<image>`."""

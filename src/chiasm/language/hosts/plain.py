@@ -57,6 +57,11 @@ class PlainText:
 class OneGrid:
     """Grids of a family that writes a picture cell by cell and nothing else; see `HostAdapter`."""
 
+    @property
+    def most_grids(self) -> int:
+        """One."""
+        return 1
+
     def grids(
         self, config: Any, geometry: ImageGeometry, tokens_per_cell: int
     ) -> tuple[CellGrid, ...]:

@@ -94,6 +94,11 @@ class HostAdapter(Protocol):
         """Whether some other token always stands between two images in the text."""
         ...
 
+    @property
+    def most_grids(self) -> int:
+        """The most grids that `grids` returns for an image."""
+        ...
+
     def image_token_id(self, config: Any) -> int:
         """Return the id of the placeholder of one visual token."""
         ...

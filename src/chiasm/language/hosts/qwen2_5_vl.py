@@ -12,15 +12,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.mrope import mrope_kwargs, mrope_positions
-from chiasm.language.hosts.plain import Projected
-from chiasm.language.hosts.protocol import CellGrid, Extras, HostTokens, Written
+from chiasm.language.hosts.plain import OneGrid, Projected
+from chiasm.language.hosts.protocol import Extras, HostTokens, Written
 from chiasm.language.hosts.qwen_images import QwenImages
-from chiasm.language.hosts.written import cell_repeats, whole_grid
+from chiasm.language.hosts.written import cell_repeats
 from chiasm.language.parts import leave_out
 
 
 @dataclass(frozen=True)
-class Qwen25VLAdapter(Projected):
+class Qwen25VLAdapter(Projected, OneGrid):
     """What differs in Qwen2.5-VL; see `HostAdapter`."""
 
     model_type: str = "qwen2_5_vl"
@@ -63,12 +63,6 @@ class Qwen25VLAdapter(Projected):
         """Write the cells as they are."""
         output = BaseModelOutputWithPooling(pooler_output=tuple(rows))
         return Written(tuple(rows), cell_repeats(rows, tokens_per_cell), {"image": output})
-
-    def grids(
-        self, config: Any, geometry: ImageGeometry, tokens_per_cell: int
-    ) -> tuple[CellGrid, ...]:
-        """Return the one grid: the picture is written cell by cell."""
-        return whole_grid(geometry, tokens_per_cell)
 
     def positions(
         self,

@@ -12,15 +12,15 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.mrope import mrope_kwargs, mrope_positions
-from chiasm.language.hosts.plain import Projected
-from chiasm.language.hosts.protocol import CellGrid, Extras, HostTokens, Written
+from chiasm.language.hosts.plain import OneGrid, Projected
+from chiasm.language.hosts.protocol import Extras, HostTokens, Written
 from chiasm.language.hosts.qwen_images import QwenImages
-from chiasm.language.hosts.written import cell_repeats, pad_cells, whole_grid
+from chiasm.language.hosts.written import cell_repeats, pad_cells
 from chiasm.language.parts import leave_out
 
 
 @dataclass(frozen=True)
-class Qwen3VLAdapter(Projected):
+class Qwen3VLAdapter(Projected, OneGrid):
     """What differs in Qwen3-VL; see `HostAdapter`.
 
     The deepstack features (arXiv:2406.04334) belong to the host's own token of a cell. Where a
@@ -78,12 +78,6 @@ class Qwen3VLAdapter(Projected):
             ],
         )
         return Written(tuple(rows), cell_repeats(rows, tokens_per_cell), {"image": output})
-
-    def grids(
-        self, config: Any, geometry: ImageGeometry, tokens_per_cell: int
-    ) -> tuple[CellGrid, ...]:
-        """Return the one grid: the picture is written cell by cell."""
-        return whole_grid(geometry, tokens_per_cell)
 
     def positions(
         self,

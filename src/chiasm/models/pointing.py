@@ -1,0 +1,215 @@
+"""Pointing at one picture: read once, asked often; and at pieces of what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from chiasm.core.batch import IMAGE_TOKEN
+from chiasm.core.errors import InputError
+from chiasm.core.grid import ImageGeometry
+from chiasm.core.outputs import Outputs
+from chiasm.core.samples import Phrase, Sample, Turn
+from chiasm.data.chat import read_messages
+from chiasm.heads.masks import mask_and_score
+from chiasm.heads.segment_anything import ImageEmbeddings
+from chiasm.language.phrase_maps import PhraseReading, phrase_maps, phrase_states
+from chiasm.language.prefix import Prefix
+from chiasm.models.probes import probing
+
+if TYPE_CHECKING:
+    from chiasm.models.grounding import Grounding
+
+Found = list[tuple[NDArray[np.bool_], float]]
+"""For each phrase a mask bool (H, W) in original pixels, and a score in [0, 1]."""
+
+PHRASES_AT_ONCE = 32
+"""Most phrases that are read together; bounds memory, changes no result."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A picture that was read, and is remembered as far as phrases need it.
+
+    Attributes:
+        sample: The request about the picture.
+        prompt: int64 (S,), the tokens of the request, as rendered.
+        geometry: Of the picture.
+        tokens_per_cell: How many tokens stand for a cell in the text.
+        token_counts: How many placeholders the picture takes.
+        prefix: What the host remembers.
+        embeddings: What the refiner made of the picture, if there is one.
+    """
+
+    sample: Sample
+    prompt: Tensor
+    geometry: ImageGeometry
+    tokens_per_cell: int
+    token_counts: tuple[int, ...]
+    prefix: Prefix
+    embeddings: ImageEmbeddings | None
+
+
+def read_picture(model: Grounding, image: Image.Image) -> Reading:
+    """Read a picture and the request before any phrase.
+
+    Raises:
+        MediaError: The picture cannot be read.
+    """
+    sample = Sample("pointing", (Turn("user", (0, model.request)),), (image,))
+    host = model.host
+    batch = model.collator.collate([sample], generation=True).to(host.device)
+    with probing(model):
+        fused, extras = model.see(batch)
+        spliced = host.splice(batch, fused.tokens, extras, fused.tokens_per_cell)
+        prefix = Prefix.read(host, spliced)
+        embeddings = model.masks.embed(batch)
+    return Reading(
+        sample=sample,
+        prompt=batch.input_ids[0].cpu(),
+        geometry=batch.geometries[0],
+        tokens_per_cell=fused.tokens_per_cell,
+        token_counts=(int((batch.token_types == IMAGE_TOKEN).sum()),),
+        prefix=prefix,
+        embeddings=embeddings,
+    )
+
+
+def point_at(model: Grounding, reading: Reading, phrases: Sequence[str], mask: str) -> Found:
+    """Point at phrases in a picture that was read; each costs its own tokens only.
+
+    Raises:
+        InputError: A phrase is blank or has no token.
+        DataError: A phrase holds a special token of the host.
+    """
+    found: Found = []
+    for start in range(0, len(phrases), PHRASES_AT_ONCE):
+        found += _point_at(model, reading, phrases[start : start + PHRASES_AT_ONCE], mask)
+    return found
+
+
+def _point_at(model: Grounding, reading: Reading, phrases: Sequence[str], mask: str) -> Found:
+    device = model.host.device
+    said = [_following(model, reading, phrase) for phrase in phrases]
+    input_ids = pad_sequence([ids for ids, _ in said], True, model.host.pad_id)
+    real = pad_sequence([torch.ones_like(ids) for ids, _ in said], True, 0)
+    queries = pad_sequence([places for _, places in said], True, -1)
+    groups = (queries >= 0)[:, None].to(device)
+    with probing(model):
+        asked = reading.prefix.ask(
+            input_ids.to(device),
+            queries=queries.to(device),
+            attention_mask=real.to(device),
+            groups=groups,
+            merge=model.merge,
+            hidden=model.masks.wants_states,
+        )
+        each = torch.arange(len(phrases))
+        places = torch.stack([each, torch.zeros_like(each)], dim=1)
+        config, cells = model.host.model.config, reading.tokens_per_cell
+        adapter = model.host.adapter
+        grids = [adapter.grids(config, reading.geometry, cells)]
+        lengths = reading.prefix.spliced.image_lengths
+        only = torch.zeros(len(phrases), dtype=torch.long, device=device)
+        rows = asked.rows.channels()
+        maps = phrase_maps(rows, places, only, only[:1], lengths, grids, adapter.most_grids)
+        hidden = asked.rows.hidden
+        states = phrase_states(hidden, groups, places) if model.masks.wants_states else []
+        outputs = model.masks.predict(
+            PhraseReading(maps, states),
+            only,
+            [reading.geometry],
+            None if mask == "coarse" else reading.embeddings,
+        )
+        return decide(outputs, mask, [reading.geometry] * len(phrases))
+
+
+def point_in_text(
+    model: Grounding,
+    image: Image.Image,
+    messages: Sequence[Mapping[str, Any]],
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    mask: str,
+) -> Found:
+    """Point at pieces of a text that follows a conversation.
+
+    The text is read again as the assistant's turn. Attention is causal, so its tokens see what they
+    saw while they were written, and the maps are those of writing.
+
+    Args:
+        model: The model.
+        image: The picture that the pieces are to be found in: one of the conversation's.
+        messages: The conversation, a user's turn last.
+        text: What the assistant says next.
+        spans: Pieces of `text`, [start, stop) in characters.
+        mask: The head.
+
+    Raises:
+        InputError: The picture is none of the conversation's, or a piece has no token.
+    """
+    asked = read_messages(messages)
+    places = [place for place, source in enumerate(asked.images) if source is image]
+    if not places and len(asked.images) != 1:
+        raise InputError(
+            f"the picture is none of the conversation's {len(asked.images)}; pass the very object "
+            "that stands in the messages"
+        )
+    where = places[0] if places else 0
+    turn = len(asked.turns)
+    sample = replace(
+        asked,
+        turns=(*asked.turns, Turn("assistant", (text,))),
+        phrases=tuple(
+            Phrase(turn=turn, start=start, stop=stop, image=where, identifier=f"{place}")
+            for place, (start, stop) in enumerate(spans)
+        ),
+    )
+    return model.predict(model.collator([sample]).to(model.host.device), mask)
+
+
+def decide(outputs: Outputs, head: str, geometries: Sequence[ImageGeometry]) -> Found:
+    """Turn the logits of a head into masks of the size of their pictures, with scores.
+
+    The score is the refiner's own guess of the intersection over union, and without one the mean
+    probability inside the mask.
+
+    Raises:
+        InputError: There is no such head.
+    """
+    if head not in outputs.masks:
+        raise InputError(f"mask {head!r} is none of {', '.join(outputs.masks)}; name one of them")
+    guesses = outputs.named.get(f"{head}.scores")
+    found: Found = []
+    for index, (logits, geometry) in enumerate(zip(outputs.masks[head], geometries, strict=True)):
+        size = (geometry.original_height, geometry.original_width)
+        mask, score = mask_and_score(logits, size)
+        guess = score if guesses is None else min(1.0, max(0.0, float(guesses[index])))
+        found.append((mask, guess))
+    return found
+
+
+def _following(model: Grounding, reading: Reading, phrase: str) -> tuple[Tensor, Tensor]:
+    """Return the tokens of a phrase after the request, int64 (T,), and the places of its own."""
+    sample = replace(
+        reading.sample,
+        turns=(*reading.sample.turns, Turn("assistant", (phrase,))),
+        phrases=(Phrase(turn=1, start=0, stop=len(phrase)),),
+    )
+    prompt = model.collator.prompter.render(sample, reading.token_counts)
+    begun = len(reading.prompt)
+    if not torch.equal(prompt.input_ids[:begun], reading.prompt):
+        raise InputError(
+            f"phrase {phrase!r} changes how the host's chat template writes the request before it; "
+            "use a template that writes each turn the same way"
+        )
+    places = torch.tensor(prompt.phrases[0], dtype=torch.long) - begun
+    return prompt.input_ids[begun : begun + int(places[-1]) + 1], places
