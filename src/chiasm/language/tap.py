@@ -290,7 +290,8 @@ def _reading(decoder: Any, given: dict[str, Any]) -> Reading:
 
 def _check_recomputation(decoder: Any, given: dict[str, Any]) -> None:
     """Refuse to tap what a backward pass outside the block would compute once more."""
-    if not (decoder.training and decoder.is_gradient_checkpointing and torch.is_grad_enabled()):
+    recomputed = any(layer.gradient_checkpointing for layer in decoder.layers)
+    if not (recomputed and decoder.training and torch.is_grad_enabled()):
         return
     inputs = [value for value in given.values() if isinstance(value, Tensor)]
     if any(value.requires_grad for value in (*inputs, *decoder.parameters())):
