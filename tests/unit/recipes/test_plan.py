@@ -62,8 +62,14 @@ def test_parts_are_those_of_the_real_model(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
 def test_parts_of_every_fusion(fusion: str, home: Path) -> None:
+    # Mining looks at several features of each cell.
+    fine = ("fusion.side=2", "encoders.dinov2.oversample=2", "encoders.dinov2.pooling=unshuffle")
     recipe = recipe_of(
-        home, "progressive", f"fusion={{kind: {fusion}}}", "objective.diversity=null"
+        home,
+        "progressive",
+        f"fusion={{kind: {fusion}}}",
+        "objective.diversity=null",
+        *(fine if fusion == "mining" else ()),
     )
     assert sizes(recipe) == real_sizes(recipe)
 
