@@ -25,19 +25,22 @@ from chiasm.cli.main import app
 from chiasm.core.config import read_config
 from chiasm.data.dataset import load_dataset
 from chiasm.fusion import FUSIONS
-from chiasm.recipes.loading import load_recipe, recipe_text
+from chiasm.recipes.loading import load_recipe, load_run, recipe_text
 from chiasm.recipes.places import shipped_engines
 from chiasm.recipes.schema import Recipe
 from tests.recipes.pointing import write_panoptic, write_phrases
 from tests.recipes.small import SCENARIOS, tiny_overrides, write_questions
 from tests.tiny import tiny_qwen2_5_vl
 from tests.tiny_eyes import tiny_encoder
+from tests.unit.inference.grounders import build_grounder
+from tests.unit.inference.pointers import scene
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 POINTING = ROOT / "docs" / "how-to" / "grounding-data.md"
 STAGES = {"progressive": 3}
 RECIPE = "fusion-learning"
+POINTING_USE = ROOT / "docs" / "how-to" / "pointing.md"
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -60,10 +63,25 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def grounder() -> Any:
+    """What a reader who points has trained."""
+    return build_grounder()
+
+
 @pytest.fixture
-def desk(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(parts: Path, grounder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder a reader of the pages works in."""
     monkeypatch.chdir(tmp_path)
+
+    def load(name: str | Path) -> Any:
+        return grounder if str(name) == "runs/pointer" else load_run(name)
+
+    monkeypatch.setattr("chiasm.recipes.loading.load_run", load)
+    monkeypatch.setattr("chiasm.load", load, raising=False)
+    scene().save(tmp_path / "scene.png")
+    for name, text in zip(("phrases", "regions"), blocks(POINTING_USE, "jsonl"), strict=True):
+        (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
     for name, count in (("train", 6), ("val", 3), ("captions", 4)):
         write_questions(tmp_path / "data" / f"{name}.json", count)
     pairs = [
@@ -111,6 +129,7 @@ def test_there_are_pages_with_commands() -> None:
     assert {page.stem for page in PAGES} >= {
         "freeze-and-stages",
         "grounding-data",
+        "pointing",
         "several-processes",
         "train",
         "your-own-data",

@@ -18,7 +18,7 @@ from chiasm.data.locating import phrase_text
 from chiasm.evaluation.bootstrap import Bootstrap
 from chiasm.evaluation.grounding_report import GroundingReport, PhraseScore, summarise
 from chiasm.evaluation.mask_baselines import MaskBaselines, fit_baselines, masks_of
-from chiasm.evaluation.mask_ceiling import through_cells
+from chiasm.evaluation.mask_ceiling import LEAST, through_cells
 from chiasm.evaluation.mask_overlap import as_array, overlap, to_pixels
 from chiasm.evaluation.protocols import Described, settings_of
 from chiasm.evaluation.provenance import code_commit, fingerprint, installed_versions
@@ -45,12 +45,14 @@ class Grounded:
         truths: For each phrase bool (H, W) in original pixels.
         geometries: For each phrase the cells that its image was seen in.
         refine: The model's refiner with everything but the coarse masks in place; None without.
+        least: Places along the longer side to which the coarse head enlarges smaller grids.
     """
 
     masks: Mapping[str, Sequence[Tensor]]
     truths: Sequence[Tensor]
     geometries: Sequence[ImageGeometry]
     refine: Refine | None = None
+    least: int = LEAST
 
 
 class Grounder(Described, Protocol):
@@ -231,7 +233,7 @@ def _checked(found: Grounded, samples: Sequence[Sample]) -> Grounded:
 def _ceilings(found: Grounded) -> dict[str, Sequence[Tensor]]:
     """Return by head the truth as logits that went the way of that head's masks."""
     coarse = [
-        through_cells(truth, geometry).to(truth.device)
+        through_cells(truth, geometry, found.least).to(truth.device)
         for truth, geometry in zip(found.truths, found.geometries, strict=True)
     ]
     ceilings: dict[str, Sequence[Tensor]] = {COARSE: coarse} if COARSE in found.masks else {}

@@ -18,11 +18,17 @@ from chiasm.evaluation.chain_of_thought import picture_of
 from chiasm.evaluation.grounding import REFINED, Grounded
 from chiasm.inference.chain_of_thought import Closer, Thinking, Thought, ThoughtAnswer, think
 from chiasm.language.host import Host
+from chiasm.models.phrase_masks import PhraseMasks
 from chiasm.models.probes import probing
 
 
 class MaskModel(Protocol):
     """A model whose outputs hold masks of the phrases of a batch."""
+
+    @property
+    def masks(self) -> PhraseMasks:
+        """Its mask heads."""
+        ...
 
     @property
     def host(self) -> Host:
@@ -77,6 +83,7 @@ class ModelGrounder:
             truths=phrases.masks,
             geometries=tuple(batch.geometries[image] for image in phrases.images.tolist()),
             refine=functools.partial(self._refine, batch) if REFINED in masks else None,
+            least=model.masks.mask_head.least,
         )
 
     def describe(self) -> dict[str, Any]:

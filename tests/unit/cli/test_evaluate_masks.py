@@ -17,7 +17,9 @@ from chiasm.core.errors import InputError
 from chiasm.core.outputs import Outputs
 from chiasm.evaluation.grounding import GroundingOptions, evaluate_masks
 from chiasm.evaluation.grounding_model import ModelGrounder
+from chiasm.heads.mask_unet import MaskUNetConfig
 from chiasm.metrics import mean_iou
+from chiasm.models.phrase_masks import PhraseMasks
 from tests.unit.evaluation.painters import moved, painted, read
 from tests.unit.inference.duals import build_dual, build_host_alone
 
@@ -30,6 +32,7 @@ class Shifter(nn.Module):
     def __init__(self, refines: bool) -> None:
         super().__init__()
         self.base = build_host_alone()
+        self.masks = PhraseMasks(mask_head=MaskUNetConfig(channels=2, widths=(3,)).build())
         self.refines = refines
         self.modes: list[tuple[bool, bool]] = []
 
