@@ -11,6 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from chiasm.cli.main import app
+from tests.recipes.pointing import write_panoptic, write_phrases
 from tests.tiny import picture, tiny_qwen2_5_vl
 
 
@@ -185,3 +186,35 @@ def test_wrong_usage_leaves_with_2(data: Path) -> None:
     assert run("check").exit_code == 2
     assert run("check", data, "--max-length", 0).exit_code == 2
     assert run("show", data, "--index", -1, "--output", "a.html").exit_code == 2
+
+
+def test_masks_and_what_is_left_out_are_counted(tmp_path: Path, host: Path) -> None:
+    write_panoptic(tmp_path / "panoptic.json", 3)
+    tables = json.loads((tmp_path / "panoptic.json").read_text())
+    tables["annotations"][2]["segments_info"] = []
+    (tmp_path / "panoptic.json").write_text(json.dumps(tables))
+    checked = run("check", tmp_path / "panoptic.json", "--host", host)
+    assert checked.exit_code == 0, checked.output
+    assert "format coco_panoptic, 2 of 3 records are samples" in checked.output
+    assert "phrases: 4, 4 of them with a sound mask" in checked.output
+    assert "left out: 1 images without a phrase" in checked.output
+    document = json.loads(run("check", tmp_path / "panoptic.json", "--json").stdout)
+    assert (document["phrases"], document["masks"]) == (4, 4)
+    assert document["dropped"] == {"images without a phrase": 1}
+
+
+def test_a_folder_of_phrases_is_checked_and_shown(tmp_path: Path, host: Path) -> None:
+    record = {"image": "images/a.png", "phrase": "a cup", "mask": "masks/cup.png"}
+    turned = {**record, "segmentation": {"size": [5, 7], "counts": [35]}, "mask": None}
+    write_phrases(tmp_path / "p", f"{json.dumps(record)}\n{json.dumps(turned)}")
+    checked = run("check", tmp_path / "p")
+    assert checked.exit_code == 1
+    assert "phrases[1].mask: phrase 'a cup': mask of 5 x 7 pixels (height x width), its image" in (
+        checked.output
+    )
+    assert "phrases: 2, 1 of them with a sound mask" in checked.output
+    (tmp_path / "p" / "phrases.jsonl").write_text(json.dumps(record))
+    page = tmp_path / "page.html"
+    shown = run("show", tmp_path / "p", "--output", page, "--host", host)
+    assert shown.exit_code == 0, shown.output
+    assert "a cup: " in page.read_text(encoding="utf-8")

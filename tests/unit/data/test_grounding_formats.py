@@ -385,6 +385,9 @@ def test_training_draws_expressions_by_seed(refcoco: Path) -> None:
     assert drawn(5) == draws[5]
     assert {first for first, _ in draws} == SENTENCES["1"]
     assert {second for _, second in draws} == SENTENCES["3"]
+    for seed in range(6):
+        held_out = load_dataset(refcoco, split="val", grounding=GroundingOptions(seed=seed))
+        assert said(held_out[0]) == ["wall", "other dog"], "evaluation says the first, always"
     first = load_dataset(refcoco, split="train", grounding=GroundingOptions(sentences="first"))
     assert said(first[0]) == ["left dog", "wall behind"]
 
