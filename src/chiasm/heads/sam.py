@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -17,6 +17,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from chiasm.core.config import Config, lookup
 from chiasm.core.errors import CheckpointError, ConfigError
 from chiasm.heads.sam_images import SamTransform
+from chiasm.layers.patches import start_from_cosines
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -56,12 +57,16 @@ class SamConfig(Config):
         architecture: Values of the library's configuration class, for random weights: a
             `model_type` (`sam` or `sam2`; `sam` if absent), `vision_config`,
             `prompt_encoder_config` and `mask_decoder_config`.
+        patch_basis: How the patch embedding of random weights starts: `random`, or as the
+            frequencies of a patch (`cosine`), which learns from few pictures what a patch holds;
+            see `layers.patches`.
         dtype: Type of the weights.
     """
 
     path: str | None = None
     revision: str | None = None
     architecture: dict[str, Any] | None = None
+    patch_basis: Literal["random", "cosine"] = "random"
     dtype: str = "float32"
 
     @model_validator(mode="after")
@@ -71,6 +76,8 @@ class SamConfig(Config):
                 "give either `path` (a checkpoint) or `architecture` (random weights), not both "
                 "and not neither"
             )
+        if self.patch_basis == "cosine" and (self.architecture or {}).get("model_type") == "sam2":
+            raise ValueError("patch_basis `cosine` is for `sam`; SAM 2 reads overlapping patches")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
         return self
@@ -84,7 +91,7 @@ class SamConfig(Config):
         """
         if self.path is not None:
             return _load(self.path, self.revision, DTYPES[self.dtype])
-        return _initialise(self.architecture or {}, DTYPES[self.dtype])
+        return _initialise(self.architecture or {}, DTYPES[self.dtype], self.patch_basis)
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ def save_sam(model: Any, transform: SamTransform, directory: Path) -> None:
     (directory / "preprocessor_config.json").write_text(text, encoding="utf-8")
 
 
-def _initialise(architecture: Mapping[str, Any], dtype: torch.dtype) -> LoadedSam:
+def _initialise(architecture: Mapping[str, Any], dtype: torch.dtype, patch_basis: str) -> LoadedSam:
     values = dict(architecture)
     name = values.pop("model_type", "sam")
     kind = lookup(KINDS, name, "model_type of a mask refiner")
@@ -121,7 +128,11 @@ def _initialise(architecture: Mapping[str, Any], dtype: torch.dtype) -> LoadedSa
         config = kind.config(**values)
         if not kind.stretch:
             _mend_scales(config.vision_config, values.get("vision_config", {}))
-        model = kind.model(config).to(dtype)
+        model = kind.model(config)
+        if patch_basis == "cosine":
+            # The basis is of patches over frames; a picture is one frame.
+            start_from_cosines(model.vision_encoder.patch_embed.projection.weight[:, :, None])
+        model = model.to(dtype)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"architecture of the mask refiner: {_first(error)}") from error
     return _finish(model, kind, (_MEAN, _DEVIATION), {"name": name})

@@ -32,7 +32,7 @@ from chiasm.recipes.collating import build_collator
 from chiasm.recipes.mask_models import build_grounding, build_segmenter, grounding_parts
 from chiasm.recipes.own_host import is_own_host, load_own_host
 from chiasm.recipes.places import RECIPE_FILE, encoder_folder, host_folder, shipped_models
-from chiasm.recipes.schema import MASK_TERMS, HostChoice, ObjectiveChoice, Recipe, Stage
+from chiasm.recipes.schema import HostChoice, ObjectiveChoice, Recipe, Stage
 from chiasm.recipes.sources import StagedSamples, build_mixture, world_corpus
 from chiasm.training.processes import launched_processes
 from chiasm.training.settings import StageSettings, TrainingSettings
@@ -151,8 +151,9 @@ def build_objective(choice: ObjectiveChoice) -> WeightedSum:
         terms.append(Cells(tuple(choice.cells)))
         weights |= {f"cells.{name}": weight for name, weight in choice.cells.items()}
     if choice.masks:
-        terms.append(Masks(tuple(dict.fromkeys(term.split(".")[0] for term in choice.masks))))
-        weights |= dict.fromkeys(MASK_TERMS, 0.0) | choice.masks
+        masks = Masks(tuple(dict.fromkeys(term.split(".")[0] for term in choice.masks)))
+        terms.append(masks)
+        weights |= {term: choice.masks.get(term, 0.0) for term in masks.terms}
     if choice.mask_quality is not None:
         terms.append(MaskQuality())
         weights["refined.quality"] = choice.mask_quality
