@@ -84,6 +84,8 @@ def test_masks_in_files(run: Any, image: Path, tmp_path: Path) -> None:
     red, green = json.loads((output / "masks.json").read_text(encoding="utf-8"))
     assert np.array_equal(pixels == 255, decode_run_length(red["rle"]))
     assert set(np.unique(pixels)) == {0, 255}
+    with Image.open(output / names[2]) as drawn:
+        assert not np.asarray(drawn).any()
     assert (green["phrase"], green["area"]) == ("a green ball", 0)
     with Image.open(output / "overlay.png") as overlay:
         assert overlay.width == 83 and overlay.height > 61
