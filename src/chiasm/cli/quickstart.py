@@ -1,6 +1,5 @@
 """`chiasm quickstart`: from nothing to a trained model and a report, in minutes on a CPU."""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,13 +8,17 @@ from rich.console import Console
 from rich.table import Table
 
 from chiasm.cli.asking import load_answerer
+from chiasm.cli.laps import Laps
 from chiasm.cli.output import Json, console, emit
+from chiasm.cli.quickstart_grounding import SCENES as GROUNDING_SCENES
+from chiasm.cli.quickstart_grounding import STEPS as GROUNDING_STEPS
+from chiasm.cli.quickstart_grounding import run_grounding, show_grounding
 from chiasm.core.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from chiasm.evaluation.report import EvaluationReport
 
-FAMILIES = ("dual",)
+FAMILIES = ("dual", "grounding")
 """Families that have a quickstart."""
 
 WORLD = "attributes_and_grain"
@@ -32,19 +35,24 @@ GRAIN = "grain"
 
 
 def quickstart(
-    family: Annotated[str, typer.Argument(help="Which family to try: dual.")] = "dual",
+    family: Annotated[str, typer.Argument(help="Which family to try: dual or grounding.")] = "dual",
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for everything that is made.")
     ] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option(help="Seed of the data and of the training.")] = 0,
-    scenes: Annotated[int, typer.Option(min=20, help="Training pictures to draw.")] = SCENES,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = STEPS,
+    scenes: Annotated[
+        int | None, typer.Option(min=20, help="Training pictures to draw; the family's own number.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps; the family's own number.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make data, train, measure and report: a first look at what chiasm does.
 
     The shipped tiny-host answers questions about drawn scenes and cannot see fine textures. The
-    quickstart gives it a second eye, trains only the fusion between them, and shows what changed.
+    quickstart `dual` gives it a second eye, trains only the fusion between them, and shows what
+    changed. `grounding` teaches a mask head to read the attention of a frozen host.
 
     Example: chiasm quickstart dual --output runs/quickstart
     """
@@ -52,7 +60,11 @@ def quickstart(
         raise UnknownNameError("quickstart family", family, FAMILIES)
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output} is not empty; give --output another folder, or remove it")
-    document = _dual(output, seed, scenes, steps)
+    if family == "grounding":
+        document = run_grounding(output, seed, scenes or GROUNDING_SCENES, steps or GROUNDING_STEPS)
+        emit(document, as_json=json, render=lambda target: show_grounding(document, target))
+        return
+    document = _dual(output, seed, scenes or SCENES, steps or STEPS)
     emit(document, as_json=json, render=lambda target: _show(document, target))
 
 
@@ -65,11 +77,11 @@ def _dual(output: Path, seed: int, scenes: int, steps: int) -> dict[str, Any]:
     from chiasm.recipes.loading import load_recipe
     from chiasm.recipes.running import prepare, run
 
-    clock = _Clock()
+    laps = Laps()
     world, folder = output / "world", output / "dual"
     console.print(f"1/4  drawing {scenes} scenes into {world}")
     write.make(WORLD, world, scenes, seed, questions_per_image=QUESTIONS)
-    clock.lap("data")
+    laps.end("data")
     console.print("2/4  training the fusion between tiny-host and its second eye")
     recipe = load_recipe(
         "quickstart-dual",
@@ -81,7 +93,7 @@ def _dual(output: Path, seed: int, scenes: int, steps: int) -> dict[str, Any]:
         ],
     )
     run(prepare(recipe, folder, Path.cwd()), folder)
-    clock.lap("training")
+    laps.end("training")
     console.print("3/4  asking the test questions, with one eye and with two")
     training = list(load_dataset(world / "train.jsonl"))
     samples = list(load_dataset(world / "test.jsonl"))
@@ -89,31 +101,18 @@ def _dual(output: Path, seed: int, scenes: int, steps: int) -> dict[str, Any]:
         name: evaluate(load_answerer(place), samples, "answers", train_samples=training)
         for name, place in (("tiny-host", "tiny-host"), ("with the second eye", str(folder)))
     }
-    clock.lap("evaluation")
+    laps.end("evaluation")
     console.print("4/4  looking into the gate")
     analysis = analyse(load_answerer(str(folder)), samples, data=WORLD)
     page, numbers = save_analysis(analysis, output / "report", seed)
-    clock.lap("analysis")
+    laps.end("analysis")
     return {
         "rows": _rows(reports),
         "page": str(page),
         "numbers": str(numbers),
         "run": str(folder),
-        "seconds": clock.laps,
+        "seconds": laps.seconds,
     }
-
-
-class _Clock:
-    """Seconds of each part of the work."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.laps[name] = round(now - self._last, 1)
-        self._last = now
 
 
 def _rows(reports: "dict[str, EvaluationReport]") -> list[dict[str, Any]]:
