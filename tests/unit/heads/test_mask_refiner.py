@@ -179,7 +179,7 @@ def test_the_coarse_head_learns_through_the_mask_prompt_and_not_through_the_box(
     ].sum().backward()
     assert coarse[0].grad is not None
     assert bool(coarse[0].grad.any())
-    assert coarse[1].grad is None
+    assert coarse[1].grad is None or not bool(coarse[1].grad.any())
 
 
 def test_frozen_image_encoders_get_no_gradient_and_the_other_parts_do() -> None:
