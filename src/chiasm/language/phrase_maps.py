@@ -11,10 +11,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from chiasm.core.batch import IMAGE_TOKEN, Batch, PhraseBatch
 from chiasm.core.errors import InputError
+from chiasm.core.grid import ImageGeometry
 from chiasm.core.sampling import resample_cells
+from chiasm.core.tokens import VisualTokens
 from chiasm.language.attention_rows import Merge
 from chiasm.language.host import Host
 from chiasm.language.hosts.protocol import CellGrid
+from chiasm.language.merged import are_merged, merged_grids
 from chiasm.language.splice import Spliced
 from chiasm.language.tap import tap
 
@@ -56,6 +59,7 @@ def read_phrases(
     spliced: Spliced,
     tokens_per_cell: int = 1,
     *,
+    tokens: VisualTokens | None = None,
     merge: Merge = "mean",
     hidden: bool = False,
 ) -> PhraseReading:
@@ -66,6 +70,7 @@ def read_phrases(
         batch: A batch with phrases.
         spliced: The same, spliced.
         tokens_per_cell: How many tokens the fusion wrote for each cell.
+        tokens: The tokens that were spliced, where some may stand for several cells.
         merge: How the rows of a phrase's tokens become one.
         hidden: Whether to keep hidden states, too.
 
@@ -85,8 +90,7 @@ def read_phrases(
         hidden=hidden,
     ) as rows:
         host.read(spliced)
-    config = host.model.config
-    grids = [host.adapter.grids(config, one, tokens_per_cell) for one in batch.geometries]
+    grids = image_grids(host, batch.geometries, tokens_per_cell, tokens)
     maps = phrase_maps(
         rows.channels(),
         asked.places,
@@ -98,6 +102,19 @@ def read_phrases(
     )
     states = phrase_states(rows.hidden, asked.groups, asked.places) if hidden else []
     return PhraseReading(maps, states)
+
+
+def image_grids(
+    host: Host,
+    geometries: Sequence[ImageGeometry],
+    tokens_per_cell: int,
+    tokens: VisualTokens | None,
+) -> list[tuple[CellGrid, ...]]:
+    """Return for each image the grids in which it stands in the text; see `read_phrases`."""
+    if tokens is not None and are_merged(tokens):
+        return merged_grids(tokens)
+    config = host.model.config
+    return [host.adapter.grids(config, one, tokens_per_cell) for one in geometries]
 
 
 def phrase_queries(phrases: PhraseBatch, spliced: Spliced) -> PhraseQueries:
@@ -161,8 +178,9 @@ def phrase_maps(
 ) -> list[Tensor]:
     """Lay the rows of phrases out on the cells of the images they mean.
 
-    A cell that stands in the text as several tokens has the mean of their weights. Further grids of
-    an image are carried onto the first one through original pixels and become further channels.
+    A cell that stands in the text as several tokens has the mean of their weights; cells that one
+    token stands for share its weight. Further grids of an image are carried onto the first one
+    through original pixels and become further channels.
 
     Args:
         rows: float (B, C, G, K), weights over the visual tokens of each row, images in order.
@@ -186,12 +204,7 @@ def phrase_maps(
     for (row, group), image in zip(places.tolist(), images.tolist(), strict=True):
         weights = rows[row, :, group, starts[image] : starts[image] + image_lengths[image]]
         first = grids[image][0].geometry
-        laid = [
-            weights[:, grid.positions.to(weights.device)]
-            .mean(-1)
-            .reshape(-1, grid.geometry.rows, grid.geometry.columns)
-            for grid in grids[image]
-        ]
+        laid = [_lay_out(weights, grid) for grid in grids[image]]
         carried = [
             resample_cells(one, grid.geometry, first)
             for one, grid in zip(laid[1:], grids[image][1:], strict=True)
@@ -214,6 +227,14 @@ def phrase_states(hidden: Sequence[Tensor], groups: Tensor, places: Tensor) -> l
     """
     stacked = torch.stack(list(hidden))
     return [stacked[:, row, groups[row, group]] for row, group in places.tolist()]
+
+
+def _lay_out(weights: Tensor, grid: CellGrid) -> Tensor:
+    """Return float (C, rows, columns) from weights float (C, K) over an image's tokens."""
+    cells = weights[:, grid.positions.to(weights.device)].mean(-1)
+    if grid.shares is not None:
+        cells = cells * grid.shares.to(cells)
+    return cells.unflatten(1, (grid.geometry.rows, grid.geometry.columns))
 
 
 def _after_splice(spliced: Spliced, row: int, positions: Sequence[int]) -> Tensor:

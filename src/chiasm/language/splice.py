@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from chiasm.core.batch import IGNORE, IMAGE_TOKEN, TEXT_TOKEN, Batch
 from chiasm.core.errors import InputError, PlaceholderError
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.protocol import Extras, HostAdapter, Written
+from chiasm.language.merged import are_merged, check_mergeable, text_order
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def splice(
 
     Args:
         batch: Text with one placeholder a cell of each image.
-        tokens: The tokens of the batch's images, in order; None when there are none.
+        tokens: The tokens of the batch's images, in order; None when there are none. A token that
+            stands for several cells takes the placeholder of the first.
         extras: What the host's `encode` returned beside its tokens.
         adapter: The host's family.
         model: The host's model; its parameters are not read.
@@ -124,7 +126,8 @@ def splice(
 
     Raises:
         PlaceholderError: Placeholders and tokens of an image disagree.
-        InputError: The tokens of an image are no whole number of cells.
+        InputError: The tokens of an image are no whole number of cells, or are merged where the
+            host writes more than cells.
     """
     _check_types(batch, image_token_id)
     rows = [] if tokens is None else tokens.rows()
@@ -133,7 +136,14 @@ def splice(
             f"{len(rows)} images have visual tokens, and the batch names the rows of "
             f"{len(batch.image_rows)}; pass the tokens of exactly the batch's images, in order"
         )
-    written = adapter.write(rows, extras, tokens_per_cell) if rows else Written((), (), {})
+    written = Written((), (), {})
+    if tokens is not None and are_merged(tokens):
+        check_mergeable(extras, tokens_per_cell, adapter.model_type)
+        orders, repeats = text_order(tokens)
+        ordered = [row[order] for row, order in zip(rows, orders, strict=True)]
+        written = replace(adapter.write(ordered, extras, 1), repeats=tuple(repeats))
+    elif rows:
+        written = adapter.write(rows, extras, tokens_per_cell)
     _check_images(batch, [len(repeats) for repeats in written.repeats], adapter.separated)
     positions = adapter.positions(
         model, batch.input_ids, batch.attention_mask, batch.token_types, batch.host_images

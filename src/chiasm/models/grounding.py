@@ -121,8 +121,15 @@ class Grounding(nn.Module):
             fused, extras = self.base.see(batch)
             cells = fused.tokens_per_cell
             spliced = self.host.splice(batch, fused.tokens, extras, cells)
-            wanted = self.masks.wants_states
-            return read_phrases(self.host, batch, spliced, cells, merge=self.merge, hidden=wanted)
+            return read_phrases(
+                self.host,
+                batch,
+                spliced,
+                cells,
+                tokens=fused.tokens,
+                merge=self.merge,
+                hidden=self.masks.wants_states,
+            )
 
     def refine(self, batch: Batch, coarse: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Pass given coarse logits, one float (h, w) a phrase of the batch, through the refiner."""

@@ -21,7 +21,8 @@ from chiasm.core.samples import Phrase, Sample, Turn
 from chiasm.data.chat import read_messages
 from chiasm.heads.masks import mask_and_score
 from chiasm.heads.segment_anything import ImageEmbeddings
-from chiasm.language.phrase_maps import PhraseReading, phrase_maps, phrase_states
+from chiasm.language.hosts.protocol import CellGrid
+from chiasm.language.phrase_maps import PhraseReading, image_grids, phrase_maps, phrase_states
 from chiasm.language.prefix import Prefix
 from chiasm.models.probes import probing
 
@@ -43,7 +44,7 @@ class Reading:
         sample: The request about the picture.
         prompt: int64 (S,), the tokens of the request, as rendered.
         geometry: Of the picture.
-        tokens_per_cell: How many tokens stand for a cell in the text.
+        grids: Where its cells stand in the text.
         token_counts: How many placeholders the picture takes.
         prefix: What the host remembers.
         embeddings: What the refiner made of the picture, if there is one.
@@ -52,7 +53,7 @@ class Reading:
     sample: Sample
     prompt: Tensor
     geometry: ImageGeometry
-    tokens_per_cell: int
+    grids: tuple[CellGrid, ...]
     token_counts: tuple[int, ...]
     prefix: Prefix
     embeddings: ImageEmbeddings | None
@@ -72,11 +73,12 @@ def read_picture(model: Grounding, image: Image.Image) -> Reading:
         spliced = host.splice(batch, fused.tokens, extras, fused.tokens_per_cell)
         prefix = Prefix.read(host, spliced)
         embeddings = model.masks.embed(batch)
+        (grids,) = image_grids(host, batch.geometries, fused.tokens_per_cell, fused.tokens)
     return Reading(
         sample=sample,
         prompt=batch.input_ids[0].cpu(),
         geometry=batch.geometries[0],
-        tokens_per_cell=fused.tokens_per_cell,
+        grids=grids,
         token_counts=(int((batch.token_types == IMAGE_TOKEN).sum()),),
         prefix=prefix,
         embeddings=embeddings,
@@ -114,13 +116,10 @@ def _point_at(model: Grounding, reading: Reading, phrases: Sequence[str], mask: 
         )
         each = torch.arange(len(phrases))
         places = torch.stack([each, torch.zeros_like(each)], dim=1)
-        config, cells = model.host.model.config, reading.tokens_per_cell
-        adapter = model.host.adapter
-        grids = [adapter.grids(config, reading.geometry, cells)]
-        lengths = reading.prefix.spliced.image_lengths
+        lengths, most = reading.prefix.spliced.image_lengths, model.host.adapter.most_grids
         only = torch.zeros(len(phrases), dtype=torch.long, device=device)
         rows = asked.rows.channels()
-        maps = phrase_maps(rows, places, only, only[:1], lengths, grids, adapter.most_grids)
+        maps = phrase_maps(rows, places, only, only[:1], lengths, [reading.grids], most)
         hidden = asked.rows.hidden
         states = phrase_states(hidden, groups, places) if model.masks.wants_states else []
         outputs = model.masks.predict(

@@ -54,10 +54,13 @@ class CellGrid:
         geometry: Where each cell lies in the original image.
         positions: int64 (rows * columns, K), for each cell, row by row, the places of its K tokens
             among the positions that the image takes in the text (`Written.features`).
+        shares: float (rows * columns,), the part of its tokens' weight that each cell has; all of
+            it where None.
     """
 
     geometry: ImageGeometry
     positions: Tensor
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Written:
     Attributes:
         features: For each image float (positions in the text, D).
         repeats: For each image int64 (placeholders in the batch's text,): how many positions each
-            placeholder becomes. Sums to the length of `features`.
+            placeholder becomes, 0 where its cell was merged away. Sums to the length of
+            `features`.
         mm_encoder_outputs: The library's own form of the same, by modality.
     """
 
