@@ -89,7 +89,7 @@ def _library_masks(given: Prompts, name: str) -> Tensor | None:
     return None if given.masks is None else given.masks[:, None]
 
 
-@pytest.mark.parametrize("size", [(30, 50), (61, 37), (35, 35), (200, 113)])
+@pytest.mark.parametrize("size", [(30, 50), (61, 37), (35, 35), (200, 113), (113, 200)])
 def test_images_are_prepared_as_the_library_does(size: tuple[int, int]) -> None:
     sam = tiny_sam("sam")
     processor = transformers.models.sam.image_processing_pil_sam.SamImageProcessorPil(
@@ -171,6 +171,8 @@ def test_random_weights_are_fit_for_training() -> None:
 def test_frozen_image_encoders_store_nothing_and_others_learn() -> None:
     sam = tiny_sam("sam")
     assert sam.embed(pixels(sam), SIZES).features.requires_grad
+    with torch.no_grad():
+        assert not sam.embed(pixels(sam), SIZES).features.requires_grad
     sam.parts["image_encoder"].requires_grad_(False)
     assert not sam.embed(pixels(sam), SIZES).features.requires_grad
     two = tiny_sam("sam2")

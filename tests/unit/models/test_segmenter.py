@@ -17,6 +17,7 @@ from chiasm.heads.given_prompts import coarse_on_images, given_prompts
 from chiasm.heads.sam import SamConfig
 from chiasm.heads.sam_images import SamTransform
 from chiasm.heads.segment_anything import SegmentAnything
+from chiasm.models.probes import build_mask_probe_samples
 from chiasm.models.segmenter import Segmenter, SegmenterConfig
 from chiasm.objectives.masks import MaskQuality, Masks
 from chiasm.recipes.segmenters import segment_quality
@@ -52,13 +53,18 @@ def test_it_is_a_model_of_three_parts() -> None:
 
 def test_one_forward_of_many_equals_the_loop() -> None:
     model = segmenter()
+    several = [*samples(), *build_mask_probe_samples()]
+    sizes = [(112, 112)] * 5 + [(56, 84), (84, 56)]
     with torch.no_grad():
-        together = model(model.collator(samples()))
-        alone = [model(model.collator([one])) for one in samples()]
+        batch = model.collator(several)
+        together = model(batch)
+        alone = [model(model.collator([one])) for one in several]
     masks = [mask for one in alone for mask in one.masks["refined"]]
     assert len(masks) == len(together.masks["refined"])
-    for found, wanted in zip(together.masks["refined"], masks, strict=True):
-        assert found.shape == (112, 112)
+    assert batch.phrases is not None
+    owners = batch.phrases.images.tolist()
+    for found, wanted, owner in zip(together.masks["refined"], masks, owners, strict=True):
+        assert found.shape == sizes[owner]
         # Measured at most 2e-6.
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     scores = torch.cat([one.named["refined.scores"] for one in alone])
