@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -169,8 +171,7 @@ def test_sixteen_images_with_eight_phrases_each_equal_the_loop(model: Grounding)
                 found = together.masks[head][8 * row + place]
                 assert found.shape == expected.shape
                 worst[head] = max(worst[head], float((found - expected).abs().max()))
-    print("WORST", model.host.adapter.model_type, worst)
-    # Logits are of order 1 (coarse) and 10 (refined). Measured, over all families:
+    # Measured over all families: 2.7e-6 and 8.1e-5.
     assert worst["coarse"] < 2e-5
     assert worst["refined"] < 2e-4
 
@@ -193,6 +194,21 @@ def test_pointing_after_a_prefix_equals_predicting_the_batch(model: Grounding) -
         assert np.array_equal(mask, again) and score == same
 
 
+@contextmanager
+def letters_only(host: Any) -> Iterator[None]:
+    """Let a random host write letters, which read back as they were written."""
+    letters = host.tokenizer("abcdefghijklmnopqrstuvwxyz")["input_ids"]
+
+    def keep(module: Any, inputs: Any, scores: Tensor) -> Tensor:
+        hidden = torch.full_like(scores, -1e4)
+        hidden[..., letters] = 0
+        return scores + hidden
+
+    handle = host.model.get_output_embeddings().register_forward_hook(keep)
+    yield
+    handle.remove()
+
+
 @torch.no_grad()
 def test_text_read_again_gives_the_rows_of_writing_it(model: Grounding) -> None:
     """The rows of generated tokens, taken while they were decoded, are those of `ground_text`."""
@@ -204,14 +220,12 @@ def test_text_read_again_gives_the_rows_of_writing_it(model: Grounding) -> None:
     fused, extras = model.base.see(batch)
     spliced = host.splice(batch, fused.tokens, extras, fused.tokens_per_cell)
     columns = (spliced.token_types[0] == IMAGE_TOKEN).nonzero().flatten()
-    with tap(host.model, queries="decoded", keys=columns) as rows:
+    with letters_only(host), tap(host.model, queries="decoded", keys=columns) as rows:
         (ids,) = host.generate(spliced, max_new_tokens=7, min_new_tokens=7)
-    text = host.tokenizer.decode(ids, skip_special_tokens=True)
-    again = host.tokenizer(text, add_special_tokens=False)["input_ids"]
-    # Random bytes need not be text that reads back; what does is compared.
-    same = 0
-    while same < min(len(again), len(ids) - 1) and again[same] == ids[same]:
-        same += 1
+    text = host.tokenizer.decode(ids)
+    assert host.tokenizer(text)["input_ids"] == ids
+    # The last token is written and not read.
+    same = len(ids) - 1
     whole = said("one", [text], [image], asks="What?")
     follow = model.collator([whole])
     begun = host.splice(follow, fused.tokens, extras, fused.tokens_per_cell)
@@ -220,15 +234,14 @@ def test_text_read_again_gives_the_rows_of_writing_it(model: Grounding) -> None:
     queries = torch.arange(start, start + same)[None]
     with tap(host.model, queries=queries, keys=columns) as read:
         host.read(begun)
-    assert same
     for layer in range(len(read)):
-        torch.testing.assert_close(read[layer], rows[layer][:, :, :same], atol=2e-6, rtol=0)
+        assert rows[layer].shape[2] == same == 6
+        torch.testing.assert_close(read[layer], rows[layer], atol=2e-6, rtol=0)
     messages = [{"role": "user", "content": content}]
-    word = next(place for place, sign in enumerate(text) if sign.strip())
-    spans = [(0, len(text)), (word, word + 1)]
-    found = model.ground_text(image, messages, text, spans)
+    found = model.ground_text(image, messages, text, [(0, len(text)), (0, 1)])
     expected = model.predict(model.collator([whole]))
-    assert np.array_equal(found[0][0], expected[0][0]) and found[0][1] == expected[0][1]
+    assert np.array_equal(found[0][0], expected[0][0])
+    assert found[0][1] == pytest.approx(expected[0][1], abs=1e-5)
     assert len(found) == 2
 
 
