@@ -119,13 +119,11 @@ class Grounding(nn.Module):
         trains = any(parameter.requires_grad for parameter in self.base.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             fused, extras = self.base.see(batch)
-            cells = fused.tokens_per_cell
-            spliced = self.host.splice(batch, fused.tokens, extras, cells)
             return read_phrases(
                 self.host,
                 batch,
-                spliced,
-                cells,
+                self.host.splice(batch, fused.tokens, extras, fused.tokens_per_cell),
+                fused.tokens_per_cell,
                 tokens=fused.tokens,
                 merge=self.merge,
                 hidden=self.masks.wants_states,

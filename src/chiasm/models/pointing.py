@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from chiasm.core.batch import IMAGE_TOKEN
 from chiasm.core.errors import InputError
@@ -22,7 +21,8 @@ from chiasm.data.chat import read_messages
 from chiasm.heads.masks import mask_and_score
 from chiasm.heads.segment_anything import ImageEmbeddings
 from chiasm.language.hosts.protocol import CellGrid
-from chiasm.language.phrase_maps import PhraseReading, image_grids, phrase_maps, phrase_states
+from chiasm.language.phrase_asking import ask_phrases
+from chiasm.language.phrase_maps import image_grids
 from chiasm.language.prefix import Prefix
 from chiasm.models.probes import probing
 
@@ -99,35 +99,19 @@ def point_at(model: Grounding, reading: Reading, phrases: Sequence[str], mask: s
 
 
 def _point_at(model: Grounding, reading: Reading, phrases: Sequence[str], mask: str) -> Found:
-    device = model.host.device
     said = [_following(model, reading, phrase) for phrase in phrases]
-    input_ids = pad_sequence([ids for ids, _ in said], True, model.host.pad_id)
-    real = pad_sequence([torch.ones_like(ids) for ids, _ in said], True, 0)
-    queries = pad_sequence([places for _, places in said], True, -1)
-    groups = (queries >= 0)[:, None].to(device)
     with probing(model):
-        asked = reading.prefix.ask(
-            input_ids.to(device),
-            queries=queries.to(device),
-            attention_mask=real.to(device),
-            groups=groups,
+        read = ask_phrases(
+            model.host,
+            reading.prefix,
+            said,
+            reading.grids,
             merge=model.merge,
             hidden=model.masks.wants_states,
         )
-        each = torch.arange(len(phrases))
-        places = torch.stack([each, torch.zeros_like(each)], dim=1)
-        lengths, most = reading.prefix.spliced.image_lengths, model.host.adapter.most_grids
-        only = torch.zeros(len(phrases), dtype=torch.long, device=device)
-        rows = asked.rows.channels()
-        maps = phrase_maps(rows, places, only, only[:1], lengths, [reading.grids], most)
-        hidden = asked.rows.hidden
-        states = phrase_states(hidden, groups, places) if model.masks.wants_states else []
-        outputs = model.masks.predict(
-            PhraseReading(maps, states),
-            only,
-            [reading.geometry],
-            None if mask == "coarse" else reading.embeddings,
-        )
+        embeddings = None if mask == "coarse" else reading.embeddings
+        only = torch.zeros(len(phrases), dtype=torch.long, device=model.host.device)
+        outputs = model.masks.predict(read, only, [reading.geometry], embeddings)
         return decide(outputs, mask, [reading.geometry] * len(phrases))
 
 
