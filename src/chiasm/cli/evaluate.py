@@ -17,41 +17,55 @@ if TYPE_CHECKING:
     from chiasm.evaluation.report import EvaluationReport, GroupResult
 
 
+Run = Annotated[str, typer.Argument(help="A run directory, or the name of a shipped model.")]
+Data = Annotated[Path, typer.Option(help="Dataset file: JSON, JSONL or Parquet.")]
+SuiteName = Annotated[
+    str,
+    typer.Option(
+        help="Metrics: answers, true_false, vqa, captions, grounding or chain_of_thought."
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Report to write (JSON); predictions are put beside it as JSONL."),
+]
+TrainData = Annotated[
+    Path | None,
+    typer.Option(help="Training data: the baselines are counted on its answers or masks."),
+]
+MediaRoot = Annotated[
+    Path | None, typer.Option(help="Folder that relative media paths start from.")
+]
+KeepHistory = Annotated[
+    bool, typer.Option(help="Ask later turns with the true earlier ones before them.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Questions or samples a batch.")]
+Seed = Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")]
+Thought = Annotated[
+    str, typer.Option(help="Of that suite: look closer at the object, the question, or none.")
+]
+JudgeUrl = Annotated[
+    str | None,
+    typer.Option(help="Of that suite: an OpenAI-compatible server that scores the answers."),
+]
+JudgeModel = Annotated[
+    str | None, typer.Option(help="The model's name on that server; key in OPENAI_API_KEY.")
+]
+
+
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run directory, or the name of a shipped model.")],
-    data: Annotated[Path, typer.Option(help="Dataset file: JSON, JSONL or Parquet.")],
-    suite: Annotated[
-        str,
-        typer.Option(
-            help="Metrics: answers, true_false, vqa, captions, grounding or chain_of_thought."
-        ),
-    ] = "answers",
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Report to write (JSON); predictions are put beside it as JSONL."),
-    ] = None,
-    train_data: Annotated[
-        Path | None,
-        typer.Option(help="Training data: the baselines are counted on its answers or masks."),
-    ] = None,
-    media_root: Annotated[
-        Path | None, typer.Option(help="Folder that relative media paths start from.")
-    ] = None,
-    keep_history: Annotated[
-        bool, typer.Option(help="Ask later turns with the true earlier ones before them.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions or samples a batch.")] = 16,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
-    chain_of_thought: Annotated[
-        str, typer.Option(help="Of that suite: look closer at the object, the question, or none.")
-    ] = "object",
-    judge_url: Annotated[
-        str | None,
-        typer.Option(help="Of that suite: an OpenAI-compatible server that scores the answers."),
-    ] = None,
-    judge_model: Annotated[
-        str | None, typer.Option(help="The model's name on that server; key in OPENAI_API_KEY.")
-    ] = None,
+    run: Run,
+    data: Data,
+    suite: SuiteName = "answers",
+    output: Output = None,
+    train_data: TrainData = None,
+    media_root: MediaRoot = None,
+    keep_history: KeepHistory = False,
+    batch_size: BatchSize = 16,
+    seed: Seed = 0,
+    chain_of_thought: Thought = "object",
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
     json: Json = False,
 ) -> None:
     """Score a model's answers, or the masks of its phrases, with intervals and baselines.
@@ -60,7 +74,7 @@ def evaluate(
 
     Examples:
         chiasm evaluate runs/dual --data world/test.jsonl --output results/dual.json
-        chiasm evaluate tiny-grounding --data world/test.jsonl --suite grounding
+        chiasm evaluate tiny-grounding --data world/test.refer.jsonl --suite grounding
         chiasm evaluate runs/pointer --data viscot.json --suite chain_of_thought
     """
     from chiasm.data.dataset import load_dataset

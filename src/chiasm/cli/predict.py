@@ -133,29 +133,17 @@ def predict(
         _benchmark(model, image, ask or DEFAULT_QUESTION, repeats, json)
         return
     with seeded(seed):
-        if file is not None and holds_phrases(file, format):
-            predict_phrases(
-                model,
-                file,
-                output,
-                mask,
-                format=format,
-                media_root=media_root,
-                skip_faulty=skip_faulty,
-                as_json=json,
-            )
-        elif file is not None:
-            predict_file(
-                model,
-                file,
-                output,
-                generation,
-                format=format,
-                media_root=media_root,
-                batch_size=batch_size,
-                skip_faulty=skip_faulty,
-                as_json=json,
-            )
+        if file is not None:
+            given: dict[str, Any] = {
+                "format": format,
+                "media_root": media_root,
+                "skip_faulty": skip_faulty,
+            }
+            if holds_phrases(file, format):
+                predict_phrases(model, file, output, mask, as_json=json, **given)
+                return
+            given["batch_size"] = batch_size
+            predict_file(model, file, output, generation, as_json=json, **given)
         elif compare_encoders:
             _compare(model, image, ask or DEFAULT_QUESTION, max_new_tokens, json)
         else:
