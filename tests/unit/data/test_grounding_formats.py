@@ -653,13 +653,17 @@ def drawn_pairs(ways: list[tuple[Any, ...]], count: int = 120) -> list[tuple[Any
     return [pairs[index] for index in chosen]
 
 
-def read_or_refused(path: Path, **options: Any) -> None:
-    """Read a file and its masks; nothing but an error of data may come out."""
+def read_or_refused(path: Path, **options: Any) -> bool:
+    """Read a file and its masks; nothing but an error of data may come out.
+
+    Returns:
+        Whether the file was read.
+    """
     try:
         dataset = load_dataset(path, **options)
     except DataError as error:
         assert str(error)
-        return
+        return False
     for sample in dataset:
         for phrase in sample.phrases:
             if phrase.mask is not None:
@@ -667,6 +671,7 @@ def read_or_refused(path: Path, **options: Any) -> None:
                     phrase.mask.read()
                 except DataError as error:
                     assert str(error)
+    return True
 
 
 @pytest.mark.parametrize("name", ["instances", "panoptic", "narratives", "refcoco"])
@@ -679,13 +684,15 @@ def test_any_junk_in_a_file_is_read_or_refused(
     options = {"format": format, "grounding": GroundingOptions(phrase_per=phrase_per)}  # type: ignore[arg-type]
     pickled = name == "refcoco"
     value = pickle.loads(path.read_bytes()) if pickled else json.loads(path.read_text())
+    read = []
     for way, junk in drawn_pairs(places(value)):
         changed = replaced(value, way, junk)
         if pickled:
             path.write_bytes(pickle.dumps(changed))
         else:
             written(path, changed)
-        read_or_refused(path, **options)
+        read.append(read_or_refused(path, **options))
+    assert False in read, "some junk must be refused"
 
 
 def test_any_junk_in_a_list_of_phrases_is_read_or_refused(tmp_path: Path) -> None:
@@ -698,9 +705,12 @@ def test_any_junk_in_a_list_of_phrases_is_read_or_refused(tmp_path: Path) -> Non
         {"image": "a.png", "phrase": "c", "segmentation": [[0, 0, 9, 0, 9, 9]], **size},
         {"img_path": "a.png", "expression": "d", "bbox": [1, 2, 3, 4], "split": "train"},
     ]
-    for way, junk in drawn_pairs(places(records)):
-        path = tmp_path / "phrases.json"
+    path = tmp_path / "phrases.json"
+    read = [
         read_or_refused(written(path, replaced(records, way, junk)), format="phrases")
+        for way, junk in drawn_pairs(places(records))
+    ]
+    assert {True, False} == set(read), "some junk must be refused, and some does not matter"
 
 
 def test_ids_that_stand_twice_are_told(refcoco: Path, instances: Path) -> None:
