@@ -18,11 +18,16 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from chiasm.core.config import Config
+from chiasm.data.formats.grounding import GroundingOptions
+from chiasm.data.mask_prompts import PromptDrawing
 from chiasm.encoders import ENCODERS
 from chiasm.fusion import FUSIONS
+from chiasm.heads.mask_refiner import MaskRefinerConfig
+from chiasm.heads.sam import SamConfig
 from chiasm.language.adapters import LoraAdapterConfig
 from chiasm.language.scratch import ScratchHostConfig
 from chiasm.models.dual_encoder_modes import FREEZE_FLAGS, TRAINING_MODES
+from chiasm.models.segmenter import SegmenterConfig
 from chiasm.objectives.gate import DiversityConfig
 from chiasm.recipes import schema
 from chiasm.training.settings import StageSettings, TrainingSettings
@@ -34,8 +39,14 @@ SECTIONS: tuple[tuple[str, type[Config]], ...] = (
     ("host", schema.HostChoice),
     ("host.lora", LoraAdapterConfig),
     ("host.scratch", ScratchHostConfig),
+    ("grounding", schema.GroundingChoice),
+    ("grounding.refiner", MaskRefinerConfig),
+    ("segmenter", SegmenterConfig),
+    ("segmenter.prompts", PromptDrawing),
+    ("grounding.refiner.sam, segmenter.sam", SamConfig),
     ("data", schema.DataChoice),
     ("data.train, data.validation: a source", schema.Source),
+    ("data.train.grounding, data.validation.grounding", GroundingOptions),
     ("objective", schema.ObjectiveChoice),
     ("objective.diversity_reading", DiversityConfig),
     ("training", schema.TrainingChoice),

@@ -15,6 +15,7 @@ from chiasm.core.errors import InputError
 
 if TYPE_CHECKING:
     from chiasm.data.check import Report
+    from chiasm.data.formats.grounding import GroundingOptions
     from chiasm.data.prompts import Prompter
 
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
@@ -106,6 +107,7 @@ def check(
                     preparer=preparer,
                     max_length=max_length,
                     prediction=prediction,
+                    grounding=file.grounding,
                     progress=partial(_advance, bar, task),
                 )
             )
@@ -170,6 +172,7 @@ class _DataFile(NamedTuple):
     path: Path
     format: str = "auto"
     media_root: Path | None = None
+    grounding: "GroundingOptions | None" = None
 
 
 def _data_files(source: str) -> list[_DataFile]:
@@ -185,7 +188,10 @@ def _data_files(source: str) -> list[_DataFile]:
     sources += [entry for stage in recipe.training.stages for entry in stage.data or ()]
     files = [
         _DataFile(
-            Path(entry.path), entry.format, Path(entry.media_root) if entry.media_root else None
+            Path(entry.path),
+            entry.format,
+            Path(entry.media_root) if entry.media_root else None,
+            entry.grounding,
         )
         for entry in sources
         if entry.path is not None

@@ -14,6 +14,7 @@ from chiasm.core.protocols import ImagePreparer
 from chiasm.core.samples import Sample
 from chiasm.data.conversation import Fault, shown
 from chiasm.data.formats import AUTO
+from chiasm.data.formats.grounding import GroundingOptions
 from chiasm.data.formats.reader import Media, ReadOptions
 from chiasm.data.locating import phrase_faults, phrase_text
 from chiasm.data.masks import read_mask
@@ -116,6 +117,7 @@ def check(
     preparer: ImagePreparer | None = None,
     max_length: int | None = None,
     prediction: bool = False,
+    grounding: GroundingOptions | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Check a dataset file: structure, media, and, with a host, prompts.
@@ -132,6 +134,7 @@ def check(
         preparer: Prepares the images, to know how many tokens each takes.
         max_length: Most tokens in a sample. Needs `prompter`.
         prediction: The file is to be answered, not learnt from: answers may be missing.
+        grounding: How files of phrases and masks are read.
         progress: Called after each record.
 
     Raises:
@@ -144,7 +147,8 @@ def check(
             "them (on the command line: --host)"
         )
     root = Path(path).parent if media_root is None else Path(media_root)
-    reading = read_file(path, format, ReadOptions(root))
+    options = ReadOptions(root, grounding=grounding or GroundingOptions())
+    reading = read_file(path, format, options)
     inspector = _Inspector(prompter, preparer, max_length, prediction)
     for number, entry in enumerate(reading.entries, 1):
         inspector.inspect(entry)

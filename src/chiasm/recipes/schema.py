@@ -9,6 +9,7 @@ from pydantic import Field, SkipValidation, field_validator, model_validator
 from chiasm.core.config import Config, lookup
 from chiasm.core.errors import ConfigError
 from chiasm.data.fitting import OverLong
+from chiasm.data.formats.grounding import GroundingOptions
 from chiasm.data.world.worlds import POINTING_REQUEST, WORLDS
 from chiasm.encoders import ENCODERS, EncoderConfig
 from chiasm.fusion import FUSIONS, FusionConfig
@@ -59,8 +60,8 @@ class Source(Config):
     """Folder that media paths are relative to; the file's own folder by default."""
     world: str | None = None
     """Name of a procedural world."""
-    split: str = "train"
-    """Split of the world, or of a dataset that carries splits."""
+    split: str | None = None
+    """Split of a world (by default `train`), or of a file whose records name theirs (all)."""
     count: int | None = Field(default=None, ge=1)
     """Samples of a world; or at most so many samples of a file, from its start."""
     seed: int = 0
@@ -68,14 +69,16 @@ class Source(Config):
     questions: int = Field(default=1, ge=0)
     """Questions an image of a world; 0 gives the picture and its dense labels alone."""
     shrink: int = Field(default=1, ge=1)
-    """By how much a world's pictures are made smaller after they are drawn, so that one run can
-    learn from pictures of several sizes."""
+    """By how much a world's pictures, with masks and boxes, are made smaller after they are drawn,
+    so that one run can learn from pictures of several sizes."""
     phrases: int = Field(default=0, ge=0)
     """Most phrases with masks for each picture of a world, in place of questions."""
     supervise: bool = False
     """Whether training scores the words of a world's phrases."""
     dense: bool = False
     """Whether a world gives dense labels on the host's grid."""
+    grounding: GroundingOptions = GroundingOptions()
+    """How a file of phrases and masks is read."""
     weight: float | None = Field(default=None, gt=0)
     """Share in the mixture; sizes decide when no source of the list has a weight."""
 
@@ -138,8 +141,7 @@ class ObjectiveChoice(Config):
     cells: dict[str, float] = Field(default_factory=dict)
     """Weight of the dense loss by attribute (`shape`, `colour`, `texture`, `size`)."""
     masks: dict[str, float] = Field(default_factory=dict)
-    """Weights of the losses of masks: `coarse.bce`, `coarse.dice`, `refined.bce`,
-    `refined.dice`."""
+    """Weights of `coarse.bce`, `coarse.dice`, `refined.bce` and `refined.dice`."""
     mask_quality: float | None = Field(default=None, ge=0)
     """Weight of the squared error of the refiner's guess of its own intersection over union."""
     diversity: float | None = Field(default=None, ge=0)
@@ -253,7 +255,7 @@ class Recipe(Config):
     family: Literal["dual_encoder", "cell_classifier", "grounding", "segmenter"]
     """What is built."""
     description: str = ""
-    """What the run is for and what to expect, for people."""
+    """What the run is for, for people."""
     host: HostChoice | None = None
     """The model that is extended (for `cell_classifier`: whose grid and prompts are used). For
     `grounding`, `host.path` may also be a run of the family `dual_encoder`, further eyes included.

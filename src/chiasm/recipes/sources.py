@@ -13,9 +13,11 @@ from PIL import Image
 
 from chiasm.core.errors import ConfigError, DataError
 from chiasm.core.protocols import Dataset, ImagePreparer
-from chiasm.core.samples import ImageSource, Sample, Turn
+from chiasm.core.samples import ImageSource, Phrase, Sample, Turn
 from chiasm.data.dataset import load_dataset
 from chiasm.data.formats import nlvr
+from chiasm.data.formats.grounding import GroundingOptions
+from chiasm.data.masks import ArrayMask
 from chiasm.data.media import load_image
 from chiasm.data.mixture import Mixture
 from chiasm.data.world.worlds import WORLDS, WorldDataset
@@ -74,23 +76,44 @@ class _PicturesOnly:
 
 
 @dataclass(frozen=True)
-class _Shrunk:
-    """Pictures made smaller; what the samples say of them stays true."""
+class Shrunk:
+    """Pictures made smaller, with the masks of their phrases and the boxes of their things."""
 
     dataset: Dataset
     factor: int
 
     def __len__(self) -> int:
+        """Return the number of samples."""
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
+        """Return sample `index`, smaller; a mask that would vanish keeps its fullest pixels."""
         sample = self.dataset[index]
-        return replace(sample, images=tuple(map(self._shrink, sample.images)))
+        return replace(
+            sample,
+            images=tuple(map(self._shrink, sample.images)),
+            truth={**sample.truth, "boxes": [self._shrink_box(b) for b in sample.truth["boxes"]]},
+            phrases=tuple(map(self._shrink_mask, sample.phrases)),
+        )
 
     def _shrink(self, source: ImageSource) -> Image.Image:
         picture = load_image(source)
-        size = (picture.width // self.factor, picture.height // self.factor)
-        return picture.resize(size, Image.Resampling.BICUBIC)
+        return picture.resize(self._smaller(picture), Image.Resampling.BICUBIC)
+
+    def _shrink_mask(self, phrase: Phrase) -> Phrase:
+        if phrase.mask is None:
+            return phrase
+        whole = Image.fromarray(phrase.mask.read().astype(np.float32))
+        shares = np.asarray(whole.resize(self._smaller(whole), Image.Resampling.BOX))
+        # Half of a pixel or more; of what is too thin for that, the fullest pixels.
+        smaller = (shares >= min(0.5, float(shares.max()))) & (shares > 0)
+        return replace(phrase, mask=ArrayMask(smaller, f"shrunk mask of {phrase.identifier!r}"))
+
+    def _shrink_box(self, box: Sequence[int]) -> list[float]:
+        return [side / self.factor for side in box]
+
+    def _smaller(self, picture: Image.Image) -> tuple[int, int]:
+        return picture.width // self.factor, picture.height // self.factor
 
 
 class StagedSamples:
@@ -136,8 +159,13 @@ def build_source(source: Source, preparer: ImagePreparer | None, base: Path) -> 
         dataset = _nlvr(path, source)
     else:
         root = None if source.media_root is None else base / source.media_root
-        split = None if source.split == "train" else source.split
-        dataset = load_dataset(path, source.format, root, split=split)
+        dataset = load_dataset(
+            path,
+            source.format,
+            root,
+            split=source.split,
+            grounding=located(source.grounding, base),
+        )
     return dataset if source.count is None else _First(dataset, source.count)
 
 
@@ -189,7 +217,7 @@ def _build_world(source: Source, preparer: ImagePreparer | None) -> Dataset:
         rows, columns = geometry.rows, geometry.columns
     dataset = WorldDataset(
         world=name,
-        split=source.split,
+        split=source.split or "train",
         seed=source.seed,
         count=source.count or 1,
         questions_per_image=max(1, source.questions),
@@ -199,17 +227,25 @@ def _build_world(source: Source, preparer: ImagePreparer | None) -> Dataset:
         supervise_phrases=source.supervise,
     )
     drawn: Dataset = dataset if source.questions or source.phrases else _PicturesOnly(dataset)
-    return drawn if source.shrink == 1 else _Shrunk(drawn, source.shrink)
+    return drawn if source.shrink == 1 else Shrunk(drawn, source.shrink)
 
 
 def _nlvr(path: Path, source: Source) -> Dataset:
     parts = nlvr.split(nlvr.read(path), NLVR_FRACTIONS, source.seed)
-    if source.split not in parts:
+    split = source.split or "train"
+    if split not in parts:
         raise DataError(
-            f"{path}: split {source.split!r} is not one of {', '.join(NLVR_FRACTIONS)}; "
+            f"{path}: split {split!r} is not one of {', '.join(NLVR_FRACTIONS)}; "
             "choose one of these"
         )
-    return _Listed(parts[source.split])
+    return _Listed(parts[split])
+
+
+def located(grounding: GroundingOptions, base: Path) -> GroundingOptions:
+    """Return options whose relative paths start from a folder."""
+    if grounding.panoptic is None:
+        return grounding
+    return grounding.model_copy(update={"panoptic": base / grounding.panoptic})
 
 
 def world_corpus(names: Sequence[str], count: int = 500) -> list[str]:

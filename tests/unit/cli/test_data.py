@@ -151,6 +151,33 @@ def test_a_recipe_stands_for_the_files_it_reads(tmp_path: Path, data: Path, brok
     ]
 
 
+def test_a_recipe_says_how_its_phrases_are_read(tmp_path: Path) -> None:
+    """Checked are the samples that training will see: here one an instance, not one a category."""
+    write_panoptic(tmp_path / "panoptic.json")
+    counts = []
+    for most in (None, 1):
+        document = {
+            "family": "grounding",
+            "host": {"path": "tiny-host"},
+            "data": {
+                "train": [
+                    {
+                        "path": str(tmp_path / "panoptic.json"),
+                        "grounding": {"phrases_per_sample": most},
+                    }
+                ]
+            },
+            "objective": {"masks": {"coarse.bce": 1.0}},
+            "training": {"stages": [{"name": "only", "steps": 1}]},
+        }
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump(document), encoding="utf-8")
+        result = run("check", recipe, "--json")
+        assert result.exit_code == 0, result.output
+        counts.append(json.loads(result.stdout)["samples"])
+    assert counts == [5, 10]
+
+
 def test_a_recipe_of_worlds_alone_has_nothing_to_check() -> None:
     result = run("check", "tiny-eye")
     assert result.exit_code == 1

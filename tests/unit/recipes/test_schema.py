@@ -148,7 +148,7 @@ def test_a_program_may_give_configurations_themselves() -> None:
         ({"data": {"train": [{"path": "a", "world": "shapes"}]}}, "one of `path` and `world`"),
         ({"data": {"train": [{"world": "shapes"}]}}, "a world has no end: give `count`"),
         ({"data": {"train": [{"world": "shape", "count": 1}]}}, "unknown world; known: "),
-        ({"objective": {}}, "give at least one of `tokens`, `cells` and `diversity`"),
+        ({"objective": {}}, "give at least one of `tokens`, `cells`, `masks` and `diversity`"),
         ({"training_mode": "ful"}, "unknown training mode; known: full, encoders_only"),
         ({"freeze": {"freeze_lm": True}}, r"unknown flags ['freeze_lm']; known: "),
         ({"freeze_config": {"llm": True}}, r"unknown flags ['llm']; known: "),
