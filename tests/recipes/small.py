@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from chiasm.heads.sam import save_sam
 from tests.tiny import TINY_HOSTS, picture
 from tests.tiny_eyes import tiny_encoder
+from tests.tiny_sams import tiny_sam
 
 SCENARIOS = (
     "vision-finetuning",
@@ -64,4 +66,24 @@ def tiny_overrides(folder: Path, stages: int = 1, steps: int = 2) -> list[str]:
         "fusion.width=31",
         "training.batch_size=2",
         *shorter,
+    ]
+
+
+def tiny_pointing(home: Path, folder: Path, steps: int = 2) -> list[str]:
+    """What brings `tiny-grounding` down to the host of `home` and a tiny segmenter in `folder`."""
+    sam = tiny_sam()
+    save_sam(sam.model, sam.transform, folder / "segmenter")
+    return [
+        f"host.path={home / 'host'}",
+        f"grounding.refiner.sam.path={folder}",
+        "grounding.widths=[5, 7]",
+        "grounding.least=16",
+        "training.batch_size=2",
+        "training.workers=0",
+        "training.stages.0.warmup=0",
+        f"training.stages.0.steps={steps}",
+        "data.train.0.count=7",
+        "data.validation.0.count=3",
+        "training.evaluate_every=2",
+        "training.checkpoint_every=2",
     ]

@@ -8,9 +8,11 @@ from chiasm.recipes.loading import load_recipe, load_run
 from chiasm.recipes.running import prepare, run
 
 FEW = {
+    "tiny-host-112": [f"training.stages.{stage}.steps=2" for stage in range(3)],
     "tiny-host": ["training.stages.0.steps=2", "training.stages.1.steps=3"],
     "tiny-eye": ["training.stages.0.steps=3"],
     "tiny-dual": ["training.stages.0.steps=3"],
+    "tiny-sam": [f"training.stages.{stage}.steps=2" for stage in range(2)],
 }
 SMALL = ["training.batch_size=3", "training.evaluate_every=2", "data.validation.0.count=4"]
 

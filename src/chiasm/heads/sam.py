@@ -94,6 +94,22 @@ class SamConfig(Config):
         return _initialise(self.architecture or {}, DTYPES[self.dtype], self.patch_basis)
 
 
+def outline_sam(config: SamConfig) -> LoadedSam:
+    """Build a model without weights, on the meta device; a checkpoint needs its `config.json` only.
+
+    Raises:
+        CheckpointError: There is no such file, or it is of no SAM.
+        ConfigError: The architecture names an unknown value or model type.
+    """
+    dtype = DTYPES[config.dtype]
+    with torch.device("meta"):
+        if config.path is None:
+            return _initialise(config.architecture or {}, dtype, "random")
+        name, kind = _kind_of(config.path, config.revision)
+        model = kind.model(kind.config.from_pretrained(config.path, revision=config.revision))
+        return _finish(model.to(dtype), kind, (_MEAN, _DEVIATION), {"name": name})
+
+
 @dataclass(frozen=True)
 class LoadedSam:
     """A model with all that its user needs to know.
@@ -138,7 +154,7 @@ def _initialise(architecture: Mapping[str, Any], dtype: torch.dtype, patch_basis
     return _finish(model, kind, (_MEAN, _DEVIATION), {"name": name})
 
 
-def _load(path: str, revision: str | None, dtype: torch.dtype) -> LoadedSam:
+def _kind_of(path: str, revision: str | None) -> tuple[str, _Kind]:
     try:
         name = transformers.AutoConfig.from_pretrained(path, revision=revision).model_type
     except (OSError, ValueError) as error:
@@ -150,7 +166,11 @@ def _load(path: str, revision: str | None, dtype: torch.dtype) -> LoadedSam:
         raise CheckpointError(
             f"mask refiner: {path!r} is of the model type {name!r}; it reads {', '.join(KINDS)}"
         )
-    kind = KINDS[name]
+    return name, KINDS[name]
+
+
+def _load(path: str, revision: str | None, dtype: torch.dtype) -> LoadedSam:
+    name, kind = _kind_of(path, revision)
     try:
         model, report = kind.model.from_pretrained(
             path, dtype=dtype, revision=revision, use_safetensors=True, output_loading_info=True

@@ -98,16 +98,28 @@ def _build_encoders(recipe: Recipe, base: Path) -> dict[str, Encoder]:
 def _eyes_of_a_run(choice: HostChoice, base: Path) -> DualEncoder | None:
     """Load the run of a host with further eyes, if the recipe names one."""
     # Loading a run builds its model, which is this module's work.
-    from chiasm.recipes.loading import load_recipe, load_run
+    from chiasm.recipes.loading import load_run
 
-    for folder in (shipped_models().get(choice.path or ""), base / (choice.path or "")):
+    folder = run_with_eyes(choice, base)
+    model = None if folder is None else load_run(folder)
+    if not isinstance(model, DualEncoder):
+        return None
+    if choice.pixels is not None:
+        model.host.set_pixels(*choice.pixels)
+    return model
+
+
+def run_with_eyes(choice: HostChoice, base: Path) -> Path | None:
+    """Return the folder of the run that a recipe names as its host, if it has further eyes."""
+    from chiasm.recipes.loading import load_recipe
+
+    if choice.path is None:
+        return None
+    for folder in (shipped_models().get(choice.path), base / choice.path):
         if folder is not None and (folder / RECIPE_FILE).is_file():
-            if load_recipe(folder / RECIPE_FILE).encoders:
-                model = load_run(folder)
-                if isinstance(model, DualEncoder):
-                    if choice.pixels is not None:
-                        model.host.set_pixels(*choice.pixels)
-                    return model
+            recipe = load_recipe(folder / RECIPE_FILE)
+            if recipe.family == "dual_encoder" and recipe.encoders:
+                return folder
     return None
 
 

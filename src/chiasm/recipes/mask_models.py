@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
-from chiasm.core.errors import ConfigError
 from chiasm.heads.mask_refiner import MaskRefiner, MaskRefinerConfig
 from chiasm.heads.mask_unet import MaskUNetConfig
 from chiasm.heads.sam import SamConfig
 from chiasm.heads.text_layers import TextLayersConfig
+from chiasm.language.hosts.protocol import HostAdapter
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.grounding import Grounding
 from chiasm.models.phrase_masks import REFINER, PhraseMasks
@@ -32,21 +33,12 @@ def build_grounding(recipe: Recipe, answering: DualEncoder, base: Path) -> Groun
     """
     choice = recipe.grounding or GroundingChoice()
     host = answering.host
-    decoder = host.model.config.get_text_config()
-    layers, heads = decoder.num_hidden_layers, decoder.num_attention_heads
-    grids = host.adapter.most_grids
-    refiner = None if choice.refiner is None else _build_refiner(choice.refiner, base)
-    text_layers = None
-    if refiner is not None and refiner.use_text:
-        text_layers = TextLayersConfig(
-            layers=layers, width=host.width, prompt_width=refiner.sam.width
-        ).build()
+    refiner = None if choice.refiner is None else located_refiner(choice.refiner, base).build()
+    head, text = head_configs(choice, host.model.config, host.adapter, refiner)
     masks = PhraseMasks(
-        mask_head=MaskUNetConfig(
-            channels=layers * heads * grids, widths=choice.widths, least=choice.least
-        ).build(),
+        mask_head=head.build(),
         refiner=refiner,
-        text_layers=text_layers,
+        text_layers=None if text is None else text.build(),
     )
     return Grounding(
         base=answering,
@@ -55,6 +47,30 @@ def build_grounding(recipe: Recipe, answering: DualEncoder, base: Path) -> Groun
         merge=choice.merge,
         request=choice.request,
     )
+
+
+def head_configs(
+    choice: GroundingChoice, config: Any, adapter: HostAdapter, refiner: MaskRefiner | None
+) -> tuple[MaskUNetConfig, TextLayersConfig | None]:
+    """Return the sizes of the mask head, and of the text layers where the refiner reads text.
+
+    Args:
+        choice: Of the recipe.
+        config: The configuration of the host's model.
+        adapter: Its family.
+        refiner: The refiner, if there is one.
+    """
+    decoder = config.get_text_config()
+    layers = decoder.num_hidden_layers
+    head = MaskUNetConfig(
+        channels=layers * decoder.num_attention_heads * adapter.most_grids,
+        widths=choice.widths,
+        least=choice.least,
+    )
+    if refiner is None or not refiner.use_text:
+        return head, None
+    width = decoder.hidden_size
+    return head, TextLayersConfig(layers=layers, width=width, prompt_width=refiner.sam.width)
 
 
 def grounding_parts(names: Collection[str]) -> set[str]:
@@ -66,16 +82,16 @@ def grounding_parts(names: Collection[str]) -> set[str]:
 
 def build_segmenter(config: SegmenterConfig, base: Path, seed: int) -> Segmenter:
     """Build or load a segmenter."""
-    return config.model_copy(update={"sam": _located(config.sam, base)}).build(seed=seed)
+    return config.model_copy(update={"sam": located_sam(config.sam, base)}).build(seed=seed)
 
 
-def _build_refiner(config: MaskRefinerConfig, base: Path) -> MaskRefiner:
-    if config.sam.path is None and config.sam.architecture is None:
-        raise ConfigError("grounding.refiner.sam: give `path` or `architecture`")
-    return config.model_copy(update={"sam": _located(config.sam, base)}).build()
+def located_refiner(config: MaskRefinerConfig, base: Path) -> MaskRefinerConfig:
+    """Return a refiner's configuration whose checkpoint is a folder or a name on the hub."""
+    return config.model_copy(update={"sam": located_sam(config.sam, base)})
 
 
-def _located(config: SamConfig, base: Path) -> SamConfig:
+def located_sam(config: SamConfig, base: Path) -> SamConfig:
+    """Return a model's configuration whose checkpoint is a folder or a name on the hub."""
     if config.path is None:
         return config
     return config.model_copy(update={"path": str(segmenter_folder(config.path, base))})

@@ -13,7 +13,7 @@ from chiasm.data.collate import Collator
 from chiasm.recipes.activations import SavedBytes, line_through
 from chiasm.recipes.build import build_model, build_objective, stage_parts
 from chiasm.recipes.outline import Outline
-from chiasm.recipes.plan import Tokens, list_parts
+from chiasm.recipes.plan import Certainty, Tokens, list_parts
 from chiasm.recipes.schema import Recipe, Stage
 from chiasm.recipes.sources import build_mixture
 from chiasm.training.freezing import freeze_all_but, match_parts
@@ -38,6 +38,8 @@ def assume_tokens(
         image: (height, width) of the image in pixels.
         text: Tokens of text.
     """
+    if outline.preparer is None:
+        return _picture_tokens(outline, 1, "one mask of a picture", "assumed")
     height, width = image
     prepared = outline.preparer.prepare([Image.new("RGB", (width, height))])
     cells = sum(prepared.token_counts)
@@ -62,6 +64,10 @@ def count_tokens(recipe: Recipe, outline: Outline, base: Path) -> Tokens:
         for stage in recipe.training.stages
         for sample in _first_samples(recipe, stage, outline, base)
     ]
+    phrases = max(1, *(len(sample.phrases) for sample in samples))
+    if outline.preparer is None:
+        told = f"the most masks of the first {LOOKED_AT} samples of each stage"
+        return _picture_tokens(outline, phrases, told, "exact")
     if outline.prompter is None:
         raise ChiasmError("the host's tokenizer is not at hand, which counts the tokens of texts")
     collator = Collator(
@@ -81,6 +87,7 @@ def count_tokens(recipe: Recipe, outline: Outline, base: Path) -> Tokens:
         ),
         source=f"the longest of the first {LOOKED_AT} samples of each stage",
         certainty="exact",
+        phrases=phrases,
     )
 
 
@@ -103,9 +110,12 @@ def measure_activations(recipe: Recipe, outline: Outline, base: Path) -> dict[st
         return None
     model = build_model(recipe, base)
     objective = build_objective(recipe.objective)
+    points_at = recipe.family in ("grounding", "segmenter")
     found = {}
     for stage in training.stages:
         samples = _first_samples(recipe, stage, outline, base)
+        # What mask heads keep goes with the phrases, not with the text.
+        samples.sort(key=lambda sample: -len(sample.phrases))
         freeze_all_but(model, match_parts(stage_parts(recipe, stage, model.parts), model.parts))
         points = {}
         for count in (1, 2):
@@ -113,11 +123,18 @@ def measure_activations(recipe: Recipe, outline: Outline, base: Path) -> dict[st
             saved = SavedBytes(model)
             with saved.counting():
                 objective.score(model(batch), batch)
-            points[batch.input_ids.numel()] = saved.total
+            points[count if points_at else batch.input_ids.numel()] = saved.total
         start, slope = line_through(points)
         longest = max(model.collator([sample]).input_ids.shape[1] for sample in samples)
+        longest = 1 if points_at else longest
         found[stage.name] = round(start + slope * longest * training.batch_size)
     return found
+
+
+def _picture_tokens(outline: Outline, phrases: int, source: str, certainty: Certainty) -> Tokens:
+    """Return the tokens of a segmenter's picture, whatever size it had."""
+    places = outline.places
+    return Tokens(0, 0, places, places, source, certainty, phrases)
 
 
 def _first_samples(recipe: Recipe, stage: Stage, outline: Outline, base: Path) -> list[Sample]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ from chiasm.heads.cells import CellHead
 from chiasm.heads.words import background_classifiers
 from chiasm.language.hosts import HOSTS, family_of
 from chiasm.language.loading import load_image_processor, load_tokenizer
-from chiasm.recipes.build import DTYPES, build_attributes, build_host
-from chiasm.recipes.places import encoder_folder, host_folder
-from chiasm.recipes.schema import Recipe
+from chiasm.recipes.build import DTYPES, build_attributes, build_host, run_with_eyes
+from chiasm.recipes.loading import load_recipe
+from chiasm.recipes.mask_outline import outline_masks, outline_segmenter, picture_places
+from chiasm.recipes.places import RECIPE_FILE, encoder_folder, host_folder
+from chiasm.recipes.schema import GroundingChoice, Recipe
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,20 @@ class Outline:
         towers: The extra encoders by name.
         targets: Linear layers of the decoder by dotted name, for low-rank adapters.
         vocabulary: Scores for each supervised token.
-        preparer: The host's image preparer.
+        preparer: The host's image preparer; None for a segmenter, which has no host.
         prompter: Renders conversations; None where the host's tokenizer is not at hand.
         notes: What had to be assumed.
+        places: Places that a refiner or segmenter makes of a picture.
     """
 
     parts: Mapping[str, nn.Module]
     towers: Mapping[str, Tower]
     targets: Mapping[str, nn.Linear]
     vocabulary: int
-    preparer: ImagePreparer
+    preparer: ImagePreparer | None
     prompter: Prompter | None
     notes: tuple[str, ...]
+    places: int = 0
 
 
 def outline_recipe(recipe: Recipe, base: Path) -> Outline:
@@ -86,6 +90,12 @@ def outline_recipe(recipe: Recipe, base: Path) -> Outline:
         CheckpointError: A configuration cannot be read.
         InputError: An encoder is of a kind whose size only its weights tell.
     """
+    if recipe.segmenter is not None:
+        sam = outline_segmenter(recipe.segmenter.sam, base)
+        return Outline(sam.parts, {}, {}, 0, None, None, (), picture_places(sam))
+    if recipe.family == "grounding" and (eyes := _run_with_eyes(recipe, base)) is not None:
+        host = _host(eyes, base, [])
+        return _with_masks(recipe, host, outline_recipe(eyes, base), base)
     notes: list[str] = []
     host = _host(recipe, base, notes)
     model, adapter = host.model, host.adapter
@@ -108,9 +118,24 @@ def outline_recipe(recipe: Recipe, base: Path) -> Outline:
         parts["head"] = background_classifiers(config.hidden_size, tuple(recipe.objective.cells))
     decoder = model.get_submodule(adapter.decoder_name)
     targets = {n: m for n, m in decoder.named_modules() if isinstance(m, nn.Linear)}
-    return Outline(
+    outline = Outline(
         parts, towers, targets, config.vocab_size, host.preparer, host.prompter, tuple(notes)
     )
+    return outline if recipe.family != "grounding" else _with_masks(recipe, host, outline, base)
+
+
+def _with_masks(recipe: Recipe, host: _HostOutline, outline: Outline, base: Path) -> Outline:
+    choice = recipe.grounding or GroundingChoice()
+    masks = outline_masks(choice, host.model.config, host.adapter, base)
+    places = 0 if masks.refiner is None else picture_places(masks.refiner.sam)
+    # Nothing is scored but masks.
+    return replace(outline, parts={**outline.parts, **masks.parts}, vocabulary=0, places=places)
+
+
+def _run_with_eyes(recipe: Recipe, base: Path) -> Recipe | None:
+    """Return the recipe of the run that answers, where it has further eyes."""
+    folder = run_with_eyes(recipe.base_host, base)
+    return None if folder is None else load_recipe(folder / RECIPE_FILE)
 
 
 def _fusion_parts(fusion: Any) -> dict[str, nn.Module]:

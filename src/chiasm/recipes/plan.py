@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from chiasm.core.config import read_config
+from chiasm.heads.mask_unet import MaskUNet
 from chiasm.recipes.activations import find_blocks, other_bytes_per_token
 from chiasm.recipes.build import stage_parts
+from chiasm.recipes.mask_outline import head_values
 from chiasm.recipes.outline import Outline
 from chiasm.recipes.overrides import apply_overrides
 from chiasm.recipes.schema import Recipe
@@ -26,6 +28,9 @@ RESERVE = GIB
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ARITHMETIC = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+MASK_HEADS = ("mask_head", "text_layers")
+"""Parts of the family `grounding` that the refiner comes after."""
 
 Certainty = Literal["exact", "estimated", "assumed", "measured"]
 
@@ -41,6 +46,7 @@ class Tokens:
         patches: Patches that the host's tower reads for them.
         source: Where the numbers come from, in words.
         certainty: How far they can be relied on.
+        phrases: Phrases of it that are pointed at.
     """
 
     text: int
@@ -49,6 +55,7 @@ class Tokens:
     patches: int
     source: str
     certainty: Certainty
+    phrases: int = 1
 
 
 @dataclass(frozen=True)
@@ -145,10 +152,10 @@ def list_parts(recipe: Recipe, outline: Outline) -> list[Part]:
     for name, module in outline.parts.items():
         numbers = [parameter.numel() for parameter in module.parameters()]
         parts.append(Part(name, sum(numbers), len(numbers), _number(recipe, name)))
-    if recipe.base_host.lora is not None:
-        wanted = recipe.base_host.lora.targets
+    if recipe.host is not None and recipe.host.lora is not None:
+        wanted = recipe.host.lora.targets
         chosen = [m for n, m in outline.targets.items() if n.rpartition(".")[2] in wanted]
-        rank = recipe.base_host.lora.rank
+        rank = recipe.host.lora.rank
         size = sum(rank * (linear.in_features + linear.out_features) for linear in chosen)
         # PEFT keeps adapters in float32, whatever the type of the weights below.
         parts.append(Part("host_adapter", size, 2 * len(chosen), 4))
@@ -247,10 +254,11 @@ def _changes(recipe: Recipe, trains: Sequence[str]) -> list[tuple[tuple[str, ...
         together = tuple(step for change, _ in found for step in change)
         found.append((together, "all that leaves what is learned as it is"))
     host_trains = any(name in trains for name in ("host_vision", "host_projector", "host_language"))
-    if recipe.base_host.dtype == "float32" and recipe.base_host.scratch is None and not host_trains:
+    host = recipe.host
+    if host is not None and host.dtype == "float32" and not host.scratch and not host_trains:
         found.append((("host.dtype=bfloat16",), "a frozen host in half precision"))
     if "host_language" in trains:
-        if recipe.base_host.lora is None:
+        if host is not None and host.lora is None:
             found.append((("host.lora.rank=16",), "adapters of low rank in place of all weights"))
         found.append((("freeze.freeze_llm=true",), "the language model stays as it is"))
     if host_trains or any(name.startswith("encoder.") for name in trains):
@@ -267,19 +275,28 @@ def _number(recipe: Recipe, part: str) -> int:
     """Return the bytes of a weight."""
     if part.startswith("host_") and recipe.base_host.scratch is None:
         return BYTES[recipe.base_host.dtype]
-    if part.startswith("encoder."):
+    if part.startswith("encoder.") and part.removeprefix("encoder.") in recipe.encoders:
         return BYTES[recipe.encoders[part.removeprefix("encoder.")].dtype]
     if part == "tower":
         return BYTES[next(iter(recipe.encoders.values())).dtype]
-    return 4
+    if recipe.segmenter is not None:
+        return BYTES[recipe.segmenter.sam.dtype]
+    refiner = None if recipe.grounding is None else recipe.grounding.refiner
+    return BYTES[refiner.sam.dtype] if refiner and part.startswith("refiner.") else 4
 
 
 def _reached(parts: Mapping[str, Part], trains: frozenset[str]) -> frozenset[str]:
     """Return the parts that gradients pass through on their way to what trains."""
-    before = [name for name in parts if name not in ("host_language", "host_adapter", "head")]
+    masks = {name for name in parts if name in MASK_HEADS or name.startswith("refiner.")}
+    before = {n for n in parts if n not in ("host_language", "host_adapter", "head")} - masks
     reached = set()
     if trains & {*before, "host_adapter"}:
         reached.add("host_language")
+    if trains - masks:
+        reached |= masks
+    if trains & set(MASK_HEADS):
+        reached |= masks - set(MASK_HEADS)
+    reached.discard("refiner.image_encoder")
     if "host_vision" in trains:
         reached.add("host_projector")
     if any(name in trains or name in reached for name in ("host_vision", "host_projector")):
@@ -302,6 +319,11 @@ def _activations(
     for name, module in outline.parts.items():
         if name not in trains and name not in reached:
             continue
+        if isinstance(module, MaskUNet):
+            # The arithmetic of a head works on the cells of one picture for each phrase.
+            side = max(1, round(tokens.cells**0.5))
+            total += number * head_values(module, side) * tokens.phrases
+            continue
         count = _tokens_of(name, tokens, outline)
         each = other_bytes_per_token(module, name in trains, number)
         blocks = find_blocks(module)
@@ -316,8 +338,12 @@ def _activations(
 
 
 def _tokens_of(part: str, tokens: Tokens, outline: Outline) -> int:
-    if part == "host_language":
+    if part in ("host_language", "text_layers"):
         return tokens.text
+    if part.rpartition(".")[2] in ("prompt_encoder", "mask_decoder"):
+        return outline.places * tokens.phrases
+    if part.rpartition(".")[2] == "image_encoder":
+        return outline.places
     if part == "host_vision":
         return tokens.patches
     if part == "tower":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ from chiasm.recipes.plan import (
     peak,
     plan_stages,
 )
+from chiasm.recipes.running import prepare, run
 from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import world_corpus
 from chiasm.training.freezing import freeze_all_but, match_parts, parts_table
 from chiasm.training.optimiser import build_optimizer, optimizer_tensors
-from tests.recipes.small import furnish, tiny_overrides
+from tests.recipes.small import furnish, tiny_overrides, tiny_pointing
 from tests.tiny import TINY_HOSTS
 from tests.tiny_eyes import ARCHITECTURES
+from tests.tiny_sams import ARCHITECTURES as SAMS
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +319,83 @@ def test_missing_configurations_are_named(home: Path, tmp_path: Path) -> None:
     recipe = recipe_of(home, "progressive", "encoders.dinov2={kind: timm, model: vit_tiny}")
     with pytest.raises(InputError, match="only its weights tell"):
         outline_recipe(recipe, Path.cwd())
+
+
+@pytest.fixture(scope="module")
+def pointing(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """The recipe of the shipped mask heads on a tiny host and a tiny segmenter."""
+    return load_recipe("tiny-grounding", tiny_pointing(home, tmp_path_factory.mktemp("sam")))
+
+
+def test_parts_of_mask_heads(pointing: Recipe, home: Path) -> None:
+    assert sizes(pointing) == real_sizes(pointing)
+    plain = pointing.to_plain()
+    plain["grounding"].pop("refiner")
+    assert sizes(Recipe.model_validate(plain)) == real_sizes(Recipe.model_validate(plain))
+    random = {"sam": {"architecture": SAMS["sam2"]}, "use_text": False}
+    plain["grounding"]["refiner"] = random
+    assert sizes(Recipe.model_validate(plain)) == real_sizes(Recipe.model_validate(plain))
+
+
+@pytest.mark.parametrize("family", sorted(TINY_HOSTS))
+def test_mask_heads_have_the_channels_of_their_host(family: str, tmp_path: Path) -> None:
+    recipe = load_recipe("tiny-grounding", tiny_pointing(furnish(tmp_path, family), tmp_path))
+    assert sizes(recipe) == real_sizes(recipe)
+
+
+def test_parts_of_mask_heads_on_a_run_with_two_eyes(home: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(home, "fusion-learning")
+    run(prepare(recipe, tmp_path / "run", Path.cwd()), tmp_path / "run")
+    overrides = [*tiny_pointing(home, tmp_path), f"host.path={tmp_path / 'run'}"]
+    pointing = load_recipe("tiny-grounding", overrides)
+    found = sizes(pointing)
+    assert found == real_sizes(pointing)
+    assert {"encoder.dinov2", "fusion.gate", "mask_head"} <= set(found)
+    (stage,) = plan_stages(pointing, outline_recipe(pointing, Path.cwd()), tokens_of(pointing))
+    assert not any(name.startswith(("encoder.", "fusion", "host_")) for name in stage.trains)
+
+
+@pytest.mark.parametrize("name", ["sam", "sam2"])
+def test_parts_of_a_segmenter(name: str) -> None:
+    plain = load_recipe("tiny-sam").to_plain()
+    plain["segmenter"]["sam"] = {"architecture": SAMS[name]}
+    recipe = Recipe.model_validate(plain)
+    assert sizes(recipe) == real_sizes(recipe)
+
+
+def test_what_mask_heads_keep_goes_with_their_phrases(pointing: Recipe) -> None:
+    outline = outline_recipe(pointing, Path.cwd())
+    tokens = tokens_of(pointing)
+    assert tokens.certainty == "exact" and tokens.phrases == 3
+    (stage,) = plan_stages(pointing, outline, tokens)
+    trained = {"mask_head", "text_layers", "refiner.prompt_encoder", "refiner.mask_decoder"}
+    assert set(stage.trains) == trained and stage.scores == 0
+    model = build_model(pointing, Path.cwd())
+    settings, _ = build_training(pointing, model, Path.cwd())
+    freeze_all_but(model, match_parts(settings.stages[0].train, model.parts))
+    held = [p for p in model.parameters() if p.requires_grad]
+    assert stage.gradients == sum(p.numel() * p.element_size() for p in held)
+    (more,) = plan_stages(pointing, outline, replace(tokens, phrases=6))
+    assert stage.activations < more.activations <= 2 * stage.activations
+    measured = measure_activations(pointing, outline, Path.cwd())
+    assert measured is not None and stage.activations > 0
+    # The formula leaves out what masks are carried and resized by.
+    assert 0.1 < stage.activations / measured["masks"] < 10
+    knobs = find_knobs(pointing, outline, tokens)
+    assert any("training.batch_size=1" in knob.change for knob in knobs)
+
+
+def test_a_segmenter_is_planned_without_a_host() -> None:
+    plain = load_recipe("tiny-sam").to_plain()
+    plain["segmenter"]["sam"] = {"architecture": SAMS["sam"]}
+    recipe = Recipe.model_validate(plain)
+    outline = outline_recipe(recipe, Path.cwd())
+    tokens = tokens_of(recipe)
+    assert (tokens.cells, tokens.text, tokens.phrases) == (25, 0, 3)
+    assert assume_tokens(outline).cells == 25
+    stages = plan_stages(recipe, outline, tokens)
+    assert [stage.name for stage in stages] == ["one thing", "several things"]
+    assert all(stage.activations > 0 and stage.scores == 0 for stage in stages)
+    measured = measure_activations(recipe, outline, Path.cwd())
+    assert measured is not None and all(measured.values())
+    assert find_knobs(recipe, outline, tokens)
