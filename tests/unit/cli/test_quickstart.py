@@ -25,6 +25,25 @@ def test_it_leaves_data_a_run_that_loads_and_a_report(tmp_path):
     assert set(document["seconds"]) == {"data", "training", "evaluation", "analysis"}
 
 
+def test_grounding_leaves_a_run_that_points_and_a_report(tmp_path):
+    output = tmp_path / "out"
+    small = ["--scenes", "20", "--steps", "2", "--json"]
+    result = CliRunner().invoke(
+        app, ["quickstart", "grounding", "-o", str(output), *small, "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["phrases"] > 0
+    for maker in ("constant", "coarse", "refined", "coarse ceiling"):
+        assert len(document["mean_iou"][maker]) == 2
+        assert all(0 <= value <= 1 for value in document["mean_iou"][maker].values())
+    shipped = document["mean_iou"]["refined"]["tiny-grounding"]
+    assert shipped > document["mean_iou"]["constant"]["tiny-grounding"]
+    assert (output / "grounding" / "model.safetensors").is_file()
+    assert "<html" in (output / "report" / "pointing.html").read_text(encoding="utf-8")
+    assert set(document["seconds"]) == {"data", "training", "evaluation"}
+
+
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     result = CliRunner().invoke(app, ["quickstart", "dual", "-o", str(tmp_path), *SMALL])
