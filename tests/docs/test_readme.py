@@ -46,12 +46,15 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     from chiasm.data.world import write
 
     write.make("attributes_and_grain", tmp_path / "world", 3, seed=0)
+    write.make("shapes", tmp_path / "things", 3, seed=0)
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
-    answer, weights = capsys.readouterr().out.splitlines()
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(code, "README.md", "exec"), names)
+    answer, weights, mask = capsys.readouterr().out.splitlines()
     assert answer
     assert "eye" in weights
+    assert mask.startswith("(112, 112)")
 
 
 def test_make_has_the_commands_of_the_readme():
