@@ -24,7 +24,7 @@ def shipped_models() -> dict[str, Path]:
 def shipped_recipes() -> dict[str, Path]:
     """Return the files of the shipped recipes by name."""
     root = Path(str(files("chiasm"))) / "recipes"
-    return {file.stem: file for file in sorted(root.glob("*.yaml"))}
+    return {file.stem: file for file in sorted(root.glob("*.yaml"), key=lambda file: file.stem)}
 
 
 def shipped_engines() -> dict[str, Path]:
