@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("overrides", nargs="*", help="values of the recipe, KEY.PATH=VALUE")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     parts = divide(options.annotations, options.images, options.output)
     file, root = options.output.resolve() / "train.json", options.images.resolve()
     source = f"{{path: {file}, media_root: {root}}}"
