@@ -14,8 +14,9 @@ from chiasm.recipes.activations import SavedBytes, line_through
 from chiasm.recipes.build import build_model, build_objective, stage_parts
 from chiasm.recipes.outline import Outline
 from chiasm.recipes.plan import Certainty, Tokens, list_parts
-from chiasm.recipes.schema import Recipe, Stage
+from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import build_mixture
+from chiasm.recipes.training_choice import Stage
 from chiasm.training.freezing import freeze_all_but, match_parts
 
 LOOKED_AT = 16

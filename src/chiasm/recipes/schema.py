@@ -8,9 +8,7 @@ from pydantic import Field, SkipValidation, field_validator, model_validator
 
 from chiasm.core.config import Config, lookup
 from chiasm.core.errors import ConfigError
-from chiasm.data.fitting import OverLong
-from chiasm.data.formats.grounding import GroundingOptions
-from chiasm.data.world.worlds import POINTING_REQUEST, WORLDS
+from chiasm.data.world.worlds import POINTING_REQUEST
 from chiasm.encoders import ENCODERS, EncoderConfig
 from chiasm.fusion import FUSIONS, FusionConfig
 from chiasm.heads.mask_refiner import MaskRefinerConfig
@@ -19,9 +17,10 @@ from chiasm.language.loading import Attention
 from chiasm.language.scratch import ScratchHostConfig
 from chiasm.models.dual_encoder_modes import FREEZE_FLAGS, TRAINING_MODES
 from chiasm.models.segmenter import SegmenterConfig
-from chiasm.objectives.gate import DiversityConfig
-from chiasm.recipes.validation import LOWER_IS_BETTER, MASKS_NUMBER, Measure, first_number
-from chiasm.training.settings import StageSettings, TrainingSettings
+from chiasm.recipes.data_choice import DataChoice
+from chiasm.recipes.objective_choice import ObjectiveChoice
+from chiasm.recipes.training_choice import TrainingChoice
+from chiasm.recipes.validation import MASKS_NUMBER, first_number
 
 
 class HostChoice(Config):
@@ -49,71 +48,6 @@ class HostChoice(Config):
         return self
 
 
-class Source(Config):
-    """Where samples come from: a file of any known form (`path`) or a world made on demand."""
-
-    path: str | None = None
-    """JSON, JSONL, Parquet, or a folder of a known layout; relative to where the program runs."""
-    format: str = "auto"
-    """Name of the file's form, or `auto`."""
-    media_root: str | None = None
-    """Folder that media paths are relative to; the file's own folder by default."""
-    world: str | None = None
-    """Name of a procedural world."""
-    split: str | None = None
-    """Split of a world (by default `train`), or of a file whose records name theirs (all)."""
-    count: int | None = Field(default=None, ge=1)
-    """Samples of a world; or at most so many samples of a file, from its start."""
-    seed: int = 0
-    """Seed of a world."""
-    questions: int = Field(default=1, ge=0)
-    """Questions an image of a world; 0 gives the picture and its dense labels alone."""
-    shrink: int = Field(default=1, ge=1)
-    """By how much a world's pictures, with masks and boxes, are made smaller after they are drawn,
-    so that one run can learn from pictures of several sizes."""
-    phrases: int = Field(default=0, ge=0)
-    """Most phrases with masks for each picture of a world, in place of questions."""
-    supervise: bool = False
-    """Whether training scores the words of a world's phrases."""
-    dense: bool = False
-    """Whether a world gives dense labels on the host's grid."""
-    grounding: GroundingOptions = GroundingOptions()
-    """How a file of phrases and masks is read."""
-    weight: float | None = Field(default=None, gt=0)
-    """Share in the mixture; sizes decide when no source of the list has a weight."""
-
-    @field_validator("world")
-    @classmethod
-    def _known(cls, world: str | None) -> str | None:
-        if world is not None and world not in WORLDS:
-            raise ValueError(f"unknown world; known: {', '.join(WORLDS)}")
-        return world
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Source:
-        if (self.path is None) == (self.world is None):
-            raise ValueError("give exactly one of `path` and `world`")
-        if self.world is not None and self.count is None:
-            raise ValueError("a world has no end: give `count`")
-        return self
-
-
-class DataChoice(Config):
-    """What is learned from and what is measured on."""
-
-    train: tuple[Source, ...] = Field(min_length=1)
-    """Sources of training samples; a stage may name its own."""
-    validation: tuple[Source, ...] = ()
-    """Sources of the evaluation in the loop; none means no evaluation."""
-    measure: tuple[Measure, ...] = Field(default=("answers",), min_length=1)
-    """What is measured on them: suites of the evaluation, for which the model writes answers, and
-    `loss`, which is cheaper and fits answers of any length. The first picks the best checkpoint."""
-    max_length: int | None = Field(default=None, ge=1)
-    """Most tokens in a row; None for no limit."""
-    over_long: OverLong = "error"
-    """What happens to a longer row."""
-
-
 class GroundingChoice(Config):
     """The mask heads of the family `grounding`."""
 
@@ -127,126 +61,6 @@ class GroundingChoice(Config):
     """Refinement by a Segment Anything model; `refiner.sam.path` may be a shipped name."""
     request: str = Field(default=POINTING_REQUEST, min_length=1)
     """What the user asks, where phrases are pointed at outside a conversation."""
-
-
-MASK_TERMS = tuple(f"{head}.{term}" for head in ("coarse", "refined") for term in ("bce", "dice"))
-"""Terms of the loss of masks."""
-
-
-class ObjectiveChoice(Config):
-    """The terms of the loss and their weights. A term that is absent is not computed."""
-
-    tokens: float | None = Field(default=None, ge=0)
-    """Weight of the next-token loss."""
-    cells: dict[str, float] = Field(default_factory=dict)
-    """Weight of the dense loss by attribute (`shape`, `colour`, `texture`, `size`)."""
-    masks: dict[str, float] = Field(default_factory=dict)
-    """Weights of `coarse.bce`, `coarse.dice`, `refined.bce` and `refined.dice`."""
-    mask_quality: float | None = Field(default=None, ge=0)
-    """Weight of the squared error of the refiner's guess of its own intersection over union."""
-    diversity: float | None = Field(default=None, ge=0)
-    """Weight of the gate's diversity (`diversity_loss_weight` of a `config.json`)."""
-    diversity_reading: DiversityConfig = DiversityConfig()
-    """Which reading of diversity."""
-
-    @model_validator(mode="after")
-    def _some_term(self) -> ObjectiveChoice:
-        unknown = sorted(set(self.masks) - set(MASK_TERMS))
-        if unknown:
-            raise ValueError(f"unknown terms of `masks`: {unknown}; known: {', '.join(MASK_TERMS)}")
-        given = (self.tokens, self.diversity, self.mask_quality)
-        if not self.cells and not self.masks and all(weight is None for weight in given):
-            raise ValueError(
-                "no term: give at least one of `tokens`, `cells`, `masks` and `diversity`"
-            )
-        return self
-
-
-class Stage(Config):
-    """One stage of a curriculum; what is not said here is as in `training`."""
-
-    name: str = Field(min_length=1)
-    """Unique within the recipe."""
-    description: str = ""
-    """For people."""
-    steps: int | None = Field(default=None, gt=0)
-    """Optimizer steps; give this or `epochs`."""
-    epochs: float | None = Field(default=None, gt=0)
-    """Passes over the stage's data."""
-    mode: str | None = None
-    """A training mode of the dual encoder (`fusion_only`, `encoders_only`, ...)."""
-    train: tuple[str, ...] | None = None
-    """Names of the parts that train, in place of a mode."""
-    learning_rate: float | None = Field(default=None, gt=0)
-    """Peak learning rate; by default that of the recipe."""
-    learning_rates: dict[str, float] = Field(default_factory=dict)
-    """Peak learning rate by part, where it differs."""
-    loss_weights: dict[str, float] = Field(default_factory=dict)
-    """Factor on a term's weight in this stage."""
-    data: tuple[Source, ...] | None = None
-    """The stage's own training data."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(default=0.0, ge=0)
-    minimum_ratio: float = Field(default=0.0, ge=0, le=1)
-
-    @field_validator("mode")
-    @classmethod
-    def _known_mode(cls, mode: str | None) -> str | None:
-        if mode is not None and mode not in TRAINING_MODES:
-            raise ValueError(f"unknown training mode; known: {', '.join(TRAINING_MODES)}")
-        return mode
-
-    @model_validator(mode="after")
-    def _length(self) -> Stage:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give exactly one of `steps` and `epochs`")
-        if self.mode is not None and self.train is not None:
-            raise ValueError("give `mode` or `train`, not both")
-        return self
-
-
-class TrainingChoice(Config):
-    """How the run is trained; see `chiasm.training.settings` for what each value does."""
-
-    stages: tuple[Stage, ...] = Field(min_length=1)
-    learning_rate: float = Field(default=1e-4, gt=0)
-    """Peak learning rate of stages and parts that name none."""
-    batch_size: int = Field(default=8, gt=0)
-    accumulation: int = Field(default=1, gt=0)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    clip_norm: float | None = Field(default=1.0, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    ema: float | None = Field(default=None, gt=0, lt=1)
-    evaluate_every: int | None = Field(default=None, gt=0)
-    checkpoint_every: int | None = Field(default=None, gt=0)
-    keep: int = Field(default=2, gt=0)
-    metric: str | None = None
-    patience: int | None = Field(default=None, gt=0)
-    log_every: int = Field(default=10, gt=0)
-    workers: int = Field(default=0, ge=0)
-    gradient_checkpointing: bool = False
-    audit_steps: int = Field(default=3, gt=0)
-
-    def settings(
-        self, stages: tuple[StageSettings, ...], seed: int, metric: str | None
-    ) -> TrainingSettings:
-        """Return the trainer's settings, with stages resolved to parts and steps.
-
-        Args:
-            stages: The stages.
-            seed: Of the run.
-            metric: What picks the best checkpoint.
-        """
-        own = self.model_dump(exclude={"stages", "learning_rate", "metric"})
-        return TrainingSettings(
-            stages=stages,
-            seed=seed,
-            order="sequential",
-            metric=metric,
-            mode="min" if metric in LOWER_IS_BETTER else "max",
-            **own,
-        )
 
 
 class Recipe(Config):

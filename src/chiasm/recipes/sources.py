@@ -21,7 +21,7 @@ from chiasm.data.masks import ArrayMask
 from chiasm.data.media import load_image
 from chiasm.data.mixture import Mixture
 from chiasm.data.world.worlds import WORLDS, WorldDataset
-from chiasm.recipes.schema import Source
+from chiasm.recipes.data_choice import Source
 
 NLVR = "nlvr"
 """Form of a folder rather than of records; its splits are drawn by identifier."""

@@ -20,7 +20,7 @@ from chiasm.data.masks import ArrayMask
 from chiasm.data.media import load_image
 from chiasm.data.mixture import Mixture
 from chiasm.language.hosts.qwen_images import QwenImages
-from chiasm.recipes.schema import Source
+from chiasm.recipes.data_choice import Source
 from chiasm.recipes.sources import (
     Shrunk,
     StagedSamples,

@@ -1,0 +1,40 @@
+"""The part of a recipe that says which terms the loss has, and their weights."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from chiasm.core.config import Config
+from chiasm.objectives.gate import DiversityConfig
+
+MASK_TERMS = tuple(f"{head}.{term}" for head in ("coarse", "refined") for term in ("bce", "dice"))
+"""Terms of the loss of masks."""
+
+
+class ObjectiveChoice(Config):
+    """The terms of the loss and their weights. A term that is absent is not computed."""
+
+    tokens: float | None = Field(default=None, ge=0)
+    """Weight of the next-token loss."""
+    cells: dict[str, float] = Field(default_factory=dict)
+    """Weight of the dense loss by attribute (`shape`, `colour`, `texture`, `size`)."""
+    masks: dict[str, float] = Field(default_factory=dict)
+    """Weights of `coarse.bce`, `coarse.dice`, `refined.bce` and `refined.dice`."""
+    mask_quality: float | None = Field(default=None, ge=0)
+    """Weight of the squared error of the refiner's guess of its own intersection over union."""
+    diversity: float | None = Field(default=None, ge=0)
+    """Weight of the gate's diversity (`diversity_loss_weight` of a `config.json`)."""
+    diversity_reading: DiversityConfig = DiversityConfig()
+    """Which reading of diversity."""
+
+    @model_validator(mode="after")
+    def _some_term(self) -> ObjectiveChoice:
+        unknown = sorted(set(self.masks) - set(MASK_TERMS))
+        if unknown:
+            raise ValueError(f"unknown terms of `masks`: {unknown}; known: {', '.join(MASK_TERMS)}")
+        given = (self.tokens, self.diversity, self.mask_quality)
+        if not self.cells and not self.masks and all(weight is None for weight in given):
+            raise ValueError(
+                "no term: give at least one of `tokens`, `cells`, `masks` and `diversity`"
+            )
+        return self
