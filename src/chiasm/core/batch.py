@@ -43,6 +43,40 @@ class PhraseBatch:
 
 
 @dataclass(frozen=True)
+class PairBatch:
+    """The pairs of a batch, one a row, as the host's tower frames pictures.
+
+    A view is the square the tower reads, padding included, before its normalisation. Original,
+    reconstruction and target are framed each by its own size; original and target agree.
+
+    Attributes:
+        original: float32 (B, 3, side, side), RGB in [0, 1].
+        reconstruction: float32 (B, 3, side, side), RGB in [0, 1].
+        hidden: bool (B, side, side), True where the original is occluded; all False in rows where
+            nobody said.
+        hidden_known: bool (B,).
+        boxes: float32 (B, 2, 4), XYXY as parts of the view's side in [0, 1]: the box of the whole
+            thing in the original, and in the reconstruction. NaN where a box was not given.
+        target: float32 (B, 3, height, width), RGB in [0, 1]: the picture to be drawn, at the size
+            that the tokenizer of pictures reads; zeros where it is not known.
+        target_known: bool (B,).
+        frames: For each row the geometry that carries its reconstruction to the view.
+    """
+
+    original: Tensor
+    reconstruction: Tensor
+    hidden: Tensor
+    hidden_known: Tensor
+    boxes: Tensor
+    target: Tensor
+    target_known: Tensor
+    frames: tuple[ImageGeometry, ...]
+
+    def __len__(self) -> int:
+        return self.original.shape[0]
+
+
+@dataclass(frozen=True)
 class Batch:
     """One batch of B conversations with I images in all.
 
@@ -61,6 +95,7 @@ class Batch:
         targets: Dense truth by name (`cells.shape` int64 (I, rows, columns), ...).
         samples: The samples themselves, for evaluation and messages.
         phrases: The phrases that mean pixels; None when there is none.
+        pairs: What completes the image of each row; None unless every row has a pair.
     """
 
     input_ids: Tensor
@@ -74,6 +109,7 @@ class Batch:
     targets: Mapping[str, Tensor] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     phrases: PhraseBatch | None = None
+    pairs: PairBatch | None = None
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -94,7 +130,7 @@ def _move(value: Any, device: torch.device | str) -> Any:
         return value.to(device)
     if isinstance(value, Mapping):
         return {name: _move(inner, device) for name, inner in value.items()}
-    if isinstance(value, PhraseBatch):
+    if isinstance(value, PhraseBatch | PairBatch):
         moved = {entry.name: _move(getattr(value, entry.name), device) for entry in fields(value)}
         return replace(value, **moved)
     if isinstance(value, tuple) and value and isinstance(value[0], Tensor):

@@ -76,6 +76,30 @@ class Phrase:
     plural: bool = False
 
 
+Box = tuple[float, float, float, float]
+"""XYXY in the pixels of an image: left, top, right, bottom."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What helps to see behind an occluder: the sample's image is the first of a pair.
+
+    Attributes:
+        reconstruction: The thing as somebody rebuilt it, on a plain background; it need not be
+            right, nor in the right place.
+        hidden: The pixels of the sample's image that are occluded, where they are known.
+        image_box: The box of the whole thing, hidden parts included, in the sample's image.
+        reconstruction_box: Its box in the reconstruction.
+        target: The sample's image without the occluder, where it is known; of the image's size.
+    """
+
+    reconstruction: ImageSource
+    hidden: MaskSource | None = None
+    image_box: Box | None = None
+    reconstruction_box: Box | None = None
+    target: ImageSource | None = None
+
+
 @dataclass(frozen=True)
 class Sample:
     """What every dataset format is read into.
@@ -90,6 +114,7 @@ class Sample:
             Python or arrays; the documentation of each format says which it fills.
         origin: File and line the sample was read from, for messages.
         phrases: Pieces of the text that mean pixels, for grounding.
+        pair: What completes the first image, for occlusion; the turns refer to the image alone.
     """
 
     identifier: str
@@ -99,3 +124,4 @@ class Sample:
     truth: Mapping[str, Any] = field(default_factory=dict)
     origin: str = ""
     phrases: tuple[Phrase, ...] = ()
+    pair: Pair | None = None
