@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,6 +13,29 @@ from PIL import Image
 
 ImageSource = Path | str | bytes | Image.Image | NDArray[np.uint8]
 """A path, the bytes of an image file, a PIL image, or an array HWC uint8 in [0, 255]."""
+
+
+class FrameSource(Protocol):
+    """A video whose frames are made when they are asked for."""
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """Presentation time of each frame in seconds, float64 (T,), ascending."""
+        ...
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the start of the first frame to the end of the last."""
+        ...
+
+    def frames(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Return frames (indices, H, W, 3) uint8 RGB in [0, 255], in the order asked for."""
+        ...
+
+
+VideoSource = Path | str | NDArray[np.uint8] | FrameSource
+"""A path of a video file, a folder of frames or a file of features, an array THWC uint8 RGB in
+[0, 255], or something that makes frames on demand."""
 
 Role = Literal["system", "user", "assistant"]
 
@@ -101,6 +124,21 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Something that happens in a video.
+
+    Attributes:
+        start: When it begins, in seconds of the video's own time.
+        end: When it is over, in seconds; after `start`.
+        label: What happens.
+    """
+
+    start: float
+    end: float
+    label: str
+
+
+@dataclass(frozen=True)
 class Sample:
     """What every dataset format is read into.
 
@@ -115,6 +153,10 @@ class Sample:
         origin: File and line the sample was read from, for messages.
         phrases: Pieces of the text that mean pixels, for grounding.
         pair: What completes the first image, for occlusion; the turns refer to the image alone.
+        video: The video the conversation is about; it opens the first user turn, without a part of
+            its own there.
+        segments: What happens in the video and when; None where nobody said, empty where nothing
+            happens.
     """
 
     identifier: str
@@ -125,3 +167,5 @@ class Sample:
     origin: str = ""
     phrases: tuple[Phrase, ...] = ()
     pair: Pair | None = None
+    video: VideoSource | None = None
+    segments: tuple[Segment, ...] | None = None
