@@ -14,9 +14,9 @@ from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.grounding import Grounding
 from chiasm.models.segmenter import Segmenter
 from chiasm.recipes.build import build_model, run_with_eyes, stage_parts
+from chiasm.recipes.host_choice import HostChoice
 from chiasm.recipes.loading import load_recipe, load_run
 from chiasm.recipes.running import prepare, run
-from chiasm.recipes.schema import HostChoice
 from tests.recipes.small import tiny_overrides, tiny_pointing
 from tests.tiny import picture
 from tests.tiny_sams import ARCHITECTURES

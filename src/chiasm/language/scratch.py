@@ -29,15 +29,21 @@ VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END, VISION_START, VISION_END, IMAGE, VIDEO)
 
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}"
-    "{%- for part in message['content'] -%}"
-    "{%- if part['type'] == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
-    "{%- elif part['type'] == 'text' -%}{{ part['text'] }}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
-)
+
+def chat_template(picture: str) -> str:
+    """Return the template of Qwen-VL's conversations, with what stands for a picture."""
+    return (
+        "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\n' }}"
+        "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}"
+        "{%- for part in message['content'] -%}"
+        f"{{%- if part['type'] == 'image' -%}}{{{{ {picture!r} }}}}"
+        "{%- elif part['type'] == 'text' -%}{{ part['text'] }}{%- endif -%}"
+        "{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+    )
+
+
+CHAT_TEMPLATE = chat_template(f"{VISION_START}{IMAGE}{VISION_END}")
 
 
 class ScratchHostConfig(Config):
@@ -217,14 +223,21 @@ def start_alike(attention: Any, heads: int, key_value_heads: int, gain: float = 
             query[[own * size + place for place in content]] = projection
 
 
-def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer with the chat template of Qwen-VL.
+def train_tokenizer(
+    corpus: Iterable[str],
+    vocabulary: int,
+    special: tuple[str, ...] = SPECIAL_TOKENS,
+    template: str = CHAT_TEMPLATE,
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer.
 
     Any text can be written with it, since every byte is a token; words of the corpus are short.
 
     Args:
         corpus: Texts.
         vocabulary: Most tokens; a small corpus may give fewer.
+        special: Tokens of their own: the one that ends a text first.
+        template: Of the conversations.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -233,7 +246,7 @@ def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokeniz
         corpus,
         trainers.BpeTrainer(
             vocab_size=vocabulary,
-            special_tokens=list(SPECIAL_TOKENS),
+            special_tokens=list(special),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -242,6 +255,6 @@ def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokeniz
         tokenizer_object=tokenizer,
         pad_token=END_OF_TEXT,
         eos_token=TURN_END,
-        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
-        chat_template=CHAT_TEMPLATE,
+        additional_special_tokens=list(special[1:]),
+        chat_template=template,
     )

@@ -38,6 +38,9 @@ FREEZE_FLAGS: dict[str, str] = {
 }
 """Flag to the group it freezes. Two names of one group are for two ways to call it."""
 
+DRAWING = frozenset({"host_tokenizer", "host_generation"})
+"""What draws pictures, in a host that can; an answer never runs it."""
+
 FROZEN_BY_DEFAULT = frozenset({ENCODERS})
 """What stays frozen when nobody says anything."""
 
@@ -58,9 +61,9 @@ def parts_to_train(
 
     Args:
         part_names: The model's parts: `host_vision`, `host_projector`, `host_language`,
-            `host_generation` (which never trains), `host_adapter`, `encoder.<name>`, `head`, and
-            `fusion.projections`, `fusion.gate`, `fusion.output`, or `fusion` where a fusion is one
-            piece.
+            `host_tokenizer` and `host_generation` (which never train), `host_adapter`,
+            `encoder.<name>`, `head`, and `fusion.projections`, `fusion.gate`, `fusion.output`, or
+            `fusion` where a fusion is one piece.
         mode: Key of `TRAINING_MODES`, or None.
         freeze_config: By key of `FREEZE_FLAGS`, True to freeze. The stored default of a run.
         flags: The same, as given for this run; None where nothing was given.
@@ -83,7 +86,7 @@ def parts_to_train(
         if freeze:
             frozen.add(group)
     # What draws pictures is in no group: nothing here runs it, so that it could learn nothing.
-    train = {n for n in part_names if n != "host_generation" and _group(n) not in frozen}
+    train = {n for n in part_names if n not in DRAWING and _group(n) not in frozen}
     return frozenset(train - {"host_language"} if "host_adapter" in part_names else train)
 
 

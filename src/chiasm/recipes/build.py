@@ -29,11 +29,12 @@ from chiasm.objectives.masks import MaskQuality, Masks
 from chiasm.objectives.tokens import NextTokens
 from chiasm.objectives.weighted import NamedObjective, WeightedSum
 from chiasm.recipes.collating import build_collator
+from chiasm.recipes.host_choice import HostChoice
 from chiasm.recipes.mask_models import build_grounding, build_segmenter, grounding_parts
 from chiasm.recipes.objective_choice import ObjectiveChoice
 from chiasm.recipes.own_host import is_own_host, load_own_host
 from chiasm.recipes.places import RECIPE_FILE, encoder_folder, host_folder, shipped_models
-from chiasm.recipes.schema import HostChoice, Recipe
+from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import StagedSamples, build_mixture, world_corpus
 from chiasm.recipes.training_choice import Stage
 from chiasm.training.processes import launched_processes

@@ -13,9 +13,10 @@ from chiasm.core.errors import CheckpointError, ConfigError
 from chiasm.language.host import Host
 from chiasm.recipes.build import Family, build_model, load_base_host
 from chiasm.recipes.convert import convert_file
+from chiasm.recipes.host_choice import HostChoice
 from chiasm.recipes.overrides import apply_overrides
 from chiasm.recipes.places import HOST_FOLDER, RECIPE_FILE, recipe_file, run_folder
-from chiasm.recipes.schema import HostChoice, Recipe
+from chiasm.recipes.schema import Recipe
 from chiasm.training.durable import read_tensors
 from chiasm.training.receipt import RECEIPT, TOLERANCE, replay_receipt
 from chiasm.training.weights import WEIGHTS, load_model, load_parts

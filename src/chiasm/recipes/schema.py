@@ -12,40 +12,13 @@ from chiasm.data.world.worlds import POINTING_REQUEST
 from chiasm.encoders import ENCODERS, EncoderConfig
 from chiasm.fusion import FUSIONS, FusionConfig
 from chiasm.heads.mask_refiner import MaskRefinerConfig
-from chiasm.language.adapters import LoraAdapterConfig
-from chiasm.language.loading import Attention
-from chiasm.language.scratch import ScratchHostConfig
 from chiasm.models.dual_encoder_modes import FREEZE_FLAGS, TRAINING_MODES
 from chiasm.models.segmenter import SegmenterConfig
 from chiasm.recipes.data_choice import DataChoice
+from chiasm.recipes.host_choice import HostChoice
 from chiasm.recipes.objective_choice import ObjectiveChoice
 from chiasm.recipes.training_choice import TrainingChoice
 from chiasm.recipes.validation import MASKS_NUMBER, first_number
-
-
-class HostChoice(Config):
-    """The model that is extended: give `path`, or `scratch` for random weights."""
-
-    path: str | None = None
-    """A shipped name (`tiny-host`), a run directory, a checkpoint directory, or a hub name."""
-    scratch: ScratchHostConfig | None = None
-    """Sizes of a host that starts from random weights."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the weights in memory."""
-    attention: Attention = "sdpa"
-    """Attention implementation of transformers."""
-    pixels: tuple[int, int] | None = None
-    """(least, most) pixels of a resized picture, for hosts that read pictures of any size."""
-    lora: LoraAdapterConfig | None = None
-    """Low-rank adapters on the language model, as the part `host_adapter`."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> HostChoice:
-        if (self.path is None) == (self.scratch is None):
-            raise ValueError("give exactly one of `path` and `scratch`")
-        return self
 
 
 class GroundingChoice(Config):

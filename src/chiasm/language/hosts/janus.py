@@ -11,18 +11,24 @@ from torch import Tensor, nn
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.padded_images import PaddedImages
-from chiasm.language.hosts.plain import OneGrid, OneTensor, PlainText, Projected
+from chiasm.language.hosts.plain import OneGrid, OneTensor, PlainText
 from chiasm.language.hosts.protocol import HostTokens
 
 
 @dataclass(frozen=True)
-class JanusAdapter(PlainText, Projected, OneGrid, OneTensor):
+class JanusAdapter(PlainText, OneGrid, OneTensor):
     """What differs in Janus; see `HostAdapter`.
 
-    What draws pictures (codebook, embeddings, aligner and head of its tokens) is a part of its own,
-    `generation`, which this path does not run.
+    What draws pictures are parts of their own, which this path does not run: `tokenizer` (codebook,
+    what encodes pictures to codes and decodes them) and `generation` (embeddings, aligner and head
+    of the codes).
+
+    Attributes:
+        late: Whether tokens keep the tower's width until they are written, so that a fusion reads
+            and writes them before the projector.
     """
 
+    late: bool = False
     model_type: str = "janus"
     decoder_name: str = "model.language_model"
     separated: bool = True
@@ -48,9 +54,9 @@ class JanusAdapter(PlainText, Projected, OneGrid, OneTensor):
             "language": nn.ModuleDict(
                 {"language_model": core.language_model, "lm_head": model.lm_head}
             ),
+            "tokenizer": core.vqmodel,
             "generation": nn.ModuleDict(
                 {
-                    "vqmodel": core.vqmodel,
                     "generation_embeddings": core.generation_embeddings,
                     "generation_aligner": core.generation_aligner,
                     "generation_head": core.generation_head,
@@ -61,6 +67,22 @@ class JanusAdapter(PlainText, Projected, OneGrid, OneTensor):
     def encode(
         self, model: Any, host_images: Mapping[str, Tensor], geometries: Sequence[ImageGeometry]
     ) -> HostTokens:
-        """Return one token a patch, row by row."""
-        output = model.base_model.get_image_features(host_images["pixel_values"], return_dict=True)
-        return HostTokens(VisualTokens.from_images(list(output.pooler_output), geometries), {})
+        """Return one token a patch, row by row; before the projector if that is to come late."""
+        core, pixels = model.base_model, host_images["pixel_values"]
+        if self.late:
+            seen = core.vision_model(pixels, return_dict=True).last_hidden_state
+        else:
+            seen = core.get_image_features(pixels, return_dict=True).pooler_output
+        return HostTokens(VisualTokens.from_images(list(seen), geometries), {})
+
+    def token_width(self, config: Any) -> int:
+        """Return the tower's width if the projector comes late, else the language model's."""
+        wide = config.vision_config if self.late else config.get_text_config()
+        return int(wide.hidden_size)
+
+    def project(self, model: Any, tokens: Tensor) -> Tensor:
+        """Run the projector if it comes late."""
+        if not self.late:
+            return tokens
+        projected: Tensor = model.base_model.aligner(tokens)
+        return projected

@@ -29,7 +29,7 @@ Extras = Mapping[str, tuple[tuple[Tensor, ...], ...]]
 PART_NAMES = ("vision", "projector", "language")
 """The parts of every host. Together they hold each parameter of the model exactly once.
 
-Janus, which also draws, has `generation` beside them: what only drawing runs.
+Janus, which also draws, has `tokenizer` and `generation` beside them: what only drawing runs.
 """
 
 
@@ -124,7 +124,7 @@ class HostAdapter(Protocol):
         ...
 
     def parts(self, model: nn.Module) -> dict[str, nn.Module]:
-        """Return the modules named by `PART_NAMES`, and `generation` where the model also draws."""
+        """Return the modules named by `PART_NAMES`, and what only drawing runs, if it can."""
         ...
 
     def encode(
