@@ -33,7 +33,7 @@ def match_tokens(
     frames: Tensor | None = None,
     protected: Tensor | None = None,
     penalty: float = 1.0,
-    step: float = 0.5,
+    step: float = 0.25,
 ) -> Tensor:
     """Group the tokens of each row into exactly as many groups as asked for.
 

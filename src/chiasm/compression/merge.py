@@ -31,7 +31,7 @@ def merge_tokens(
     protect: int | Tensor = 0,
     penalty: float = 1.0,
     weigh: Literal["size", "importance"] = "size",
-    step: float = 0.5,
+    step: float = 0.25,
 ) -> VisualTokens:
     """Merge the most alike and least important tokens of each row.
 
