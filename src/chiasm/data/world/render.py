@@ -17,6 +17,9 @@ FADE = 3.5
 """Pixels over which a fine texture fades towards an edge. A texture cut off sharply has a spectrum
 of its own along the cut, and halving the picture would leave a trace of it there."""
 
+SHARP = 0.5
+"""Pixels over which a coarse texture ends before a bar: the soft edge of the bar itself."""
+
 
 @dataclass(frozen=True)
 class Rendering:
@@ -69,8 +72,10 @@ def render(scene: Scene) -> Rendering:
     for thing, footprint in zip(scene.things, footprints, strict=True):
         _paint(canvas, texture, footprint, COLOURS[thing.colour])
         texture[footprint.window] += _thing_texture(thing, footprint)
+    # What lies behind a bar may be small; only a fine texture has to fade before it.
+    fade = FADE if any(thing.fine for thing in scene.things) else SHARP
     for bar, footprint in zip(scene.occluders, bars, strict=True):
-        _paint(canvas, texture, footprint, (bar.grey, bar.grey, bar.grey))
+        _paint(canvas, texture, footprint, bar.colour, fade)
     texture += 1
     texture *= _light(scene.lighting, scene.height, scene.width)
     canvas *= texture[..., None]
@@ -160,17 +165,26 @@ def _thing_footprint(thing: Thing, height: int, width: int) -> _Footprint:
 def _bar_footprint(bar: Occluder, height: int, width: int) -> _Footprint:
     reach = float(np.hypot(bar.width, bar.height)) / 2 + FADE + 1
     rows, columns, x, y = _local((bar.x, bar.y), reach, bar.angle, height, width)
-    across, down = np.float32(bar.width / 2), np.float32(bar.height / 2)
-    return _Footprint(rows, columns, np.minimum(across - np.abs(x), down - np.abs(y)))
+    # The distance to a box with rounded corners: to a smaller box, less their radius.
+    corner = np.float32(bar.corner)
+    beyond_x = np.abs(x) - np.float32(bar.width / 2) + corner
+    beyond_y = np.abs(y) - np.float32(bar.height / 2) + corner
+    outside = np.hypot(np.maximum(beyond_x, 0), np.maximum(beyond_y, 0))
+    inside = np.minimum(np.maximum(beyond_x, beyond_y), 0)
+    return _Footprint(rows, columns, corner - outside - inside)
 
 
 def _paint(
-    canvas: Float, texture: Float, footprint: _Footprint, colour: tuple[float, float, float]
+    canvas: Float,
+    texture: Float,
+    footprint: _Footprint,
+    colour: tuple[float, float, float],
+    fade: float = FADE,
 ) -> None:
     """Lay one object over the canvas, and fade the textures behind it before its edge."""
     window = canvas[footprint.window]
     window += footprint.opacity[..., None] * (np.asarray(colour, np.float32) - window)
-    texture[footprint.window] *= _smooth(-footprint.depth / np.float32(FADE))
+    texture[footprint.window] *= _smooth(-footprint.depth / np.float32(fade))
 
 
 def _thing_texture(thing: Thing, footprint: _Footprint) -> Float:

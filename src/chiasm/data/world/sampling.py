@@ -276,7 +276,7 @@ def _sample_occluders(rng: np.random.Generator, config: SceneConfig) -> tuple[Oc
             width=float(rng.uniform(0.06, 0.12)) * config.width,
             height=float(rng.uniform(0.5, 0.9)) * config.height,
             angle=float(rng.uniform(0, math.pi)),
-            grey=float(rng.uniform(70, 170)),
+            colour=_rgb(rng.uniform(70, 170) * np.ones(3)),
         )
         for _ in range(int(rng.integers(low, high + 1)))
     )

@@ -125,14 +125,25 @@ class Lighting:
 
 @dataclass(frozen=True)
 class Occluder:
-    """A plain grey bar in front of every thing: centre, width, height (pixels), angle, grey."""
+    """A bar of one colour in front of every thing.
+
+    Attributes:
+        x: Centre, canvas pixels.
+        y: Centre, canvas pixels.
+        width: In pixels, before it is turned.
+        height: In pixels, before it is turned.
+        angle: Clockwise turn in radians.
+        colour: RGB.
+        corner: Radius of its corners in pixels; half of the width makes a finger of it.
+    """
 
     x: float
     y: float
     width: float
     height: float
     angle: float = 0.0
-    grey: float = 110.0
+    colour: RGB = (110.0, 110.0, 110.0)
+    corner: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,19 @@ from pydantic import Field, model_validator
 
 from chiasm.core.config import Config, lookup
 from chiasm.core.errors import ConfigError, InputError
-from chiasm.core.samples import Sample, Turn
+from chiasm.core.samples import Pair, Sample, Turn
 from chiasm.data.phrases import naming_turns
 from chiasm.data.world.cells import cell_labels
+from chiasm.data.world.occlusion import KINDS as HIDDEN_KINDS
+from chiasm.data.world.occlusion import (
+    Occlusion,
+    OcclusionConfig,
+    always_wrong,
+    ask_hidden,
+    box_of,
+    occlude,
+    pair_of,
+)
 from chiasm.data.world.pointing import point
 from chiasm.data.world.questions import DEFAULT_KINDS, KINDS, Question, ask
 from chiasm.data.world.render import Rendering, render
@@ -23,6 +33,7 @@ SCENE_STREAM = 0
 QUESTION_STREAM = 1
 WORDS_STREAM = 2
 PHRASE_STREAM = 3
+OCCLUSION_STREAM = 4
 ATTEMPTS = 20
 
 POINTING_REQUEST = "Describe this image."
@@ -36,12 +47,26 @@ class WorldConfig(Config):
 
     parts: tuple[SceneConfig, ...] = Field(min_length=1)
     """Item i is drawn from part i modulo their number, so each has its exact share."""
+    occlusion: OcclusionConfig | None = None
+    """What hides the thing of each scene, in worlds of pairs; None where nothing is hidden."""
 
     @model_validator(mode="after")
     def _check(self) -> WorldConfig:
         unknown = sorted({kind for part in self.parts for kind in part.kinds} - set(KINDS))
         if unknown:
             raise ValueError(f"kinds: {unknown} given; known: {', '.join(KINDS)}")
+        if self.occlusion is not None:
+            for part in self.parts:
+                if part.things != (1, 1) or part.occluders != (0, 0):
+                    raise ValueError(
+                        f"occlusion: things {part.things} and occluders {part.occluders}; a scene "
+                        "of pairs has one thing (1, 1) and draws its own occluder, so give (0, 0)"
+                    )
+                if not set(part.kinds) <= set(HIDDEN_KINDS):
+                    raise ValueError(
+                        f"kinds: {list(part.kinds)} given; of what is hidden there are: "
+                        f"{', '.join(HIDDEN_KINDS)}"
+                    )
         return self
 
 
@@ -49,6 +74,7 @@ _SHAPES = SceneConfig()
 _GRAIN = SceneConfig(textures=GRAINS, periods=(FINE_PERIOD,), kinds=("texture",))
 
 _ATTRIBUTES = SceneConfig(things=(1, 1), kinds=("colour", "shape", "texture", "size"))
+_HIDDEN = SceneConfig(height=64, width=64, things=(1, 1), periods=(4, 6), kinds=tuple(HIDDEN_KINDS))
 _SINGLE_GRAIN = _GRAIN.model_copy(update={"things": (1, 1)})
 
 WORLDS: dict[str, WorldConfig] = {
@@ -59,6 +85,7 @@ WORLDS: dict[str, WorldConfig] = {
     "single": WorldConfig(parts=(SceneConfig(things=(1, 1)),)),
     "grain": WorldConfig(parts=(_GRAIN,)),
     "shapes_and_grain": WorldConfig(parts=(_SHAPES, _GRAIN)),
+    "occluded": WorldConfig(parts=(_HIDDEN,), occlusion=OcclusionConfig()),
 }
 """World name -> configuration.
 
@@ -67,6 +94,7 @@ WORLDS: dict[str, WorldConfig] = {
 them: `shapes` has up to three things with coarse textures and every question kind. `grain` asks for
 textures that are gone when the picture is halved, so only an eye that reads the full picture can
 answer. `single` is `shapes` with one thing, to start learning with.
+`occluded` has pictures of 64 x 64 pixels with one thing partly hidden, and a reconstruction of it.
 """
 
 
@@ -79,12 +107,14 @@ class Item:
         rendering: Its picture and masks.
         questions: At least one question.
         focus: Indices of the things that a split is about; empty for any.
+        occlusion: What hides the thing, in worlds of pairs.
     """
 
     scene: Scene
     rendering: Rendering
     questions: tuple[Question, ...]
     focus: tuple[int, ...] = ()
+    occlusion: Occlusion | None = None
 
 
 def draw(
@@ -98,6 +128,14 @@ def draw(
     part = config.parts[index % len(config.parts)]
     for attempt in range(ATTEMPTS):
         scene = sample_scene(stream(seed, split, index, SCENE_STREAM, attempt), part, split)
+        hidden = None
+        if config.occlusion is not None:
+            chance = stream(seed, split, index, OCCLUSION_STREAM, attempt)
+            # Parts and levels are both taken in turn; together they go through all combinations.
+            hidden = occlude(scene, chance, config.occlusion, index // len(config.parts))
+            if hidden is None:
+                continue
+            scene = hidden.scene
         rendering = render(scene)
         focus = [
             place
@@ -106,9 +144,12 @@ def draw(
         ]
         rng = stream(seed, split, index, QUESTION_STREAM, attempt)
         kinds = part.kinds or DEFAULT_KINDS
-        questions = ask(scene, rendering, rng, kinds, questions_per_image, focus)
+        if hidden is not None:
+            questions = ask_hidden(scene, rendering, rng, part.kinds, questions_per_image)
+        else:
+            questions = ask(scene, rendering, rng, kinds, questions_per_image, focus)
         if questions:
-            return Item(scene, rendering, tuple(questions), tuple(focus))
+            return Item(scene, rendering, tuple(questions), tuple(focus), hidden)
     raise ConfigError(
         f"no question of the kinds {part.kinds or DEFAULT_KINDS} fits item {index} of split "
         f"{split!r} after {ATTEMPTS} scenes; add a kind, or allow more things"
@@ -132,6 +173,7 @@ class WorldDataset:
             a full stop; `Sample.phrases` says where each stands and what pixels of its thing show,
             and `truth["referred"]` which thing it means. Pictures are those of the questions.
         supervise_phrases: Whether training scores the words of the phrases.
+        wrong_objects: Whether every reconstruction of a world of pairs shows another thing.
     """
 
     def __init__(
@@ -147,6 +189,7 @@ class WorldDataset:
         with_masks: bool = False,
         phrases: int = 0,
         supervise_phrases: bool = False,
+        wrong_objects: bool = False,
     ) -> None:
         if count < 1 or questions_per_image < 1 or phrases < 0:
             raise InputError(
@@ -155,6 +198,19 @@ class WorldDataset:
             )
         self.name = world if isinstance(world, str) else "custom"
         self.config = lookup(WORLDS, world, "world") if isinstance(world, str) else world
+        hiding = self.config.occlusion
+        if hiding is None and wrong_objects:
+            raise InputError(
+                f"wrong_objects in the world {self.name!r}, which has no reconstructions; take a "
+                "world of pairs, for example 'occluded'"
+            )
+        if hiding is not None and phrases:
+            raise InputError(
+                f"phrases={phrases} in the world {self.name!r}, which asks about what is hidden; "
+                "take a world without occlusion"
+            )
+        if hiding is not None and wrong_objects:
+            self.config = self.config.model_copy(update={"occlusion": always_wrong(hiding)})
         self.split = split
         self.seed = seed
         self.count = count
@@ -186,13 +242,18 @@ class WorldDataset:
         if self.phrases:
             return self._pointing(item, index)
         kinds = [question.kind for question in item.questions]
+        pair: Pair | None = None
+        hidden: dict[str, Any] = {}
+        if item.occlusion is not None and self.config.occlusion is not None:
+            pair, hidden = pair_of(item.occlusion, item.rendering, self.config.occlusion)
         return Sample(
             identifier=f"{self.name}/{self.split}/{self.seed}/{index}",
             turns=_turns(item.questions),
             images=(item.rendering.image,),
             group=kinds[0] if len(set(kinds)) == 1 else "mixed",
-            truth=self._truth(item),
+            truth={**self._truth(item), **hidden},
             origin=f"world {self.name}",
+            pair=pair,
         )
 
     def _pointing(self, item: Item, index: int) -> Sample:
@@ -246,11 +307,7 @@ def _turns(questions: tuple[Question, ...]) -> tuple[Turn, ...]:
 
 def boxes(rendering: Rendering) -> list[list[int]]:
     """Return the box of each thing's visible pixels, XYXY; four zeros where none is visible."""
-    found = []
-    for mask in rendering.visible:
-        columns, rows = mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]
-        if not len(rows):
-            found.append([0, 0, 0, 0])
-            continue
-        found.append([int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1])
-    return found
+    return [
+        [int(side) for side in box_of(mask)] if mask.any() else [0, 0, 0, 0]
+        for mask in rendering.visible
+    ]
