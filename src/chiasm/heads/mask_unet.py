@@ -84,7 +84,7 @@ class MaskUNet(nn.Module):
         """
         self._check(maps)
         grown = _enlarge(normalise(maps.float()), self.least)
-        logits = self._run(_pad(grown, 2 ** (len(self.down) - 1)))
+        logits = self._run(_pad(grown, 2 ** (len(self.down) - 1)).to(self.score.weight.dtype))
         return logits[:, : grown.shape[2], : grown.shape[3]].float()
 
     def predict(self, maps: Sequence[Tensor]) -> list[Tensor]:

@@ -257,11 +257,13 @@ class SegmentAnything(nn.Module):
     def _encode_prompts(self, prompts: Prompts) -> tuple[Tensor | None, Tensor]:
         """Return sparse float (P, 1, N, D), None if there is none, and dense (P or 1, D, e, e)."""
         points, labels = prompts.points, prompts.labels
-        sparse, dense = self.model.prompt_encoder(
+        encoder = self.model.prompt_encoder
+        masks = None if prompts.masks is None else prompts.masks[:, None]
+        sparse, dense = encoder(
             input_points=None if points is None else points[:, None],
             input_labels=None if labels is None else labels[:, None],
             input_boxes=None if prompts.boxes is None else prompts.boxes[:, None],
-            input_masks=None if prompts.masks is None else prompts.masks[:, None],
+            input_masks=None if masks is None else masks.to(encoder.no_mask_embed.weight.dtype),
         )
         if prompts.tokens is not None:
             more = prompts.tokens[:, None].to(dense.dtype)

@@ -69,7 +69,7 @@ class TextLayers(nn.Module):
         Raises:
             InputError: As `mix`.
         """
-        prompts: Tensor = self.project(self.mix(states))
+        prompts: Tensor = self.project(self.mix(states).to(self.project.weight.dtype))
         return prompts
 
     def predict(self, states: Sequence[Tensor]) -> list[Tensor]:

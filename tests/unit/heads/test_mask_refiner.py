@@ -293,3 +293,17 @@ def test_the_configuration_builds_it() -> None:
     built = config.build()
     assert (built.multimask, built.at_once, built.resolution) == (True, 3, "image")
     assert list(built.parts) == ["image_encoder", "prompt_encoder", "mask_decoder"]
+
+
+@pytest.mark.parametrize("name", ["sam", "sam2"])
+def test_weights_of_a_half_type_refine_logits_of_float32(name: str) -> None:
+    owners, coarse, text = phrases(3)
+    with torch.no_grad():
+        found = []
+        for one in (refiner(name), refiner(name).to(torch.bfloat16)):
+            found.append(one.refine(one.embed(images(one), SIZES), owners, coarse, text))
+    whole, half = found
+    assert {logits.dtype for logits in half.logits} == {torch.float32}
+    for a, b in zip(whole.logits, half.logits, strict=True):
+        # Measured 96.8 % of the pixels and more.
+        assert ((a > 0) == (b > 0)).float().mean() > 0.93

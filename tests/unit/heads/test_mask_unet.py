@@ -122,3 +122,13 @@ def test_impossible_sizes_are_all_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         read_config(MaskUNetConfig, {"channels": 0, "widths": [4, 0], "least": 0}, "head")
     assert len(caught.value.faults) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_half_types_score_maps_of_float32(dtype: torch.dtype) -> None:
+    maps = torch.rand(2, 5, 9, 7)
+    with torch.no_grad():
+        whole, half = tiny()(maps), tiny().to(dtype)(maps)
+    assert half.dtype == torch.float32
+    # Measured at most 0.0023 (bfloat16) of logits from 0.15 to 0.30.
+    torch.testing.assert_close(half, whole, rtol=0, atol=0.01)
