@@ -37,6 +37,7 @@ REQUIRED = (
 # The distribution whose presence says that an extra is there; the rest of an extra comes along.
 EXTRAS = {
     "video": ("av", "opencv-python-headless"),
+    "torchcodec": ("torchcodec",),
     "deepspeed": ("deepspeed",),
     "serve": ("fastapi", "uvicorn", "python-multipart"),
     "timm": ("timm",),
@@ -44,6 +45,7 @@ EXTRAS = {
 }
 PURPOSES = {
     "video": "reading video files and optical flow",
+    "torchcodec": "decoding video files with torchcodec in place of PyAV",
     "deepspeed": "the ZeRO engine for training on several devices",
     "serve": "the OpenAI-compatible server",
     "timm": "vision towers that transformers does not carry",
