@@ -19,6 +19,7 @@ from chiasm.core.samples import ImageSource, Sample
 from chiasm.data.conversation import name_of
 from chiasm.data.fitting import OVER_LONG, OverLong, Row, Tally, fit_rows
 from chiasm.data.media import load_image
+from chiasm.data.pairs import PairFraming, gather_pairs
 from chiasm.data.phrase_batch import gather_phrases
 from chiasm.data.prompts import Prompt, Prompter
 
@@ -41,6 +42,9 @@ class Collator:
     `Sample.phrases`, with their masks in original pixels. A batch has masks for all of its phrases
     or for none. Prompts for generation leave out the phrases of the turn they leave out.
 
+    Pairs: with a framing, `Sample.pair` of every row becomes `Batch.pairs`; a batch has pairs in
+    all of its rows or in none. Without a framing reconstructions are not read.
+
     Args:
         prompter: Renders the conversations.
         preparer: Prepares images for the host's own tower.
@@ -51,6 +55,8 @@ class Collator:
             `shorten_text`. Whatever happened is counted in `tally`.
         dense: Whether `truth["cells"]` is turned into targets.
         loader: Reads one image as RGB.
+        pairs: How the pictures of pairs are framed, for models that read reconstructions; its
+            preparer is `preparer`.
     """
 
     def __init__(
@@ -64,12 +70,18 @@ class Collator:
         over_long: OverLong = "error",
         dense: bool = True,
         loader: Loader = load_image,
+        pairs: PairFraming | None = None,
     ) -> None:
         if padding not in ("right", "left"):
             raise InputError(f"padding {padding!r} is not allowed; allowed: 'right', 'left'")
         if max_length is not None and max_length < 1:
             raise InputError(f"max_length {max_length} is not allowed; give 1 or more, or None")
         lookup(OVER_LONG, over_long, "policy for over-long rows")
+        if pairs is not None and pairs.preparer is not preparer:
+            raise InputError(
+                "the framing of pairs has another preparer than the collator; give both the host's "
+                "own, so that image and reconstruction are framed alike"
+            )
         self.prompter = prompter
         self.preparer = preparer
         self.transforms = dict(transforms or {})
@@ -78,6 +90,7 @@ class Collator:
         self.over_long: OverLong = over_long
         self.dense = dense
         self.loader = loader
+        self.pairs = pairs
         self.tally = Tally()
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
@@ -93,8 +106,9 @@ class Collator:
                 label nothing, pad on the left.
 
         Raises:
-            DataError: A sample is malformed or too long, no row is left, or the mask of a phrase
-                is broken, empty or of another size than its image.
+            DataError: A sample is malformed or too long, no row is left, the mask of a phrase is
+                broken, empty or of another size than its image, or a pair is not as
+                `gather_pairs` needs it.
             MediaError: An image cannot be read.
         """
         if not samples:
@@ -130,6 +144,11 @@ class Collator:
             targets=_dense_targets(kept, geometries) if self.dense else {},
             samples=kept,
             phrases=gather_phrases(rows, prompts, mask),
+            pairs=(
+                None
+                if self.pairs is None
+                else gather_pairs(rows, fitted.prepared, self.pairs, self.loader)
+            ),
         )
 
     def _pad(self, prompts: Sequence[Prompt], side: Side) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -240,17 +240,20 @@ def read_segmentation(value: Any, height: int, width: int, where: str) -> MaskSo
     return fault or PolygonMask(tuple(map(tuple, value)), height, width, where)
 
 
-def read_mask(source: MaskSource, height: int, width: int, name: str) -> NDArray[np.bool_]:
-    """Read the mask of a phrase and check it against its image.
+def read_mask(
+    source: MaskSource, height: int, width: int, name: str, *, may_be_empty: bool = False
+) -> NDArray[np.bool_]:
+    """Read the mask of a phrase, or of what is hidden, and check it against its image.
 
     Args:
         source: Where the pixels come from.
         height: Of the image, in original pixels.
         width: Of the image.
         name: What to call the phrase in messages.
+        may_be_empty: Whether no pixel need be set.
 
     Returns:
-        bool (height, width) with at least one pixel set.
+        bool (height, width), with at least one pixel set unless it may be empty.
 
     Raises:
         DataError: The mask cannot be read, is of another size than its image, or is empty.
@@ -267,7 +270,7 @@ def read_mask(source: MaskSource, height: int, width: int, name: str) -> NDArray
             f"{name}: mask of {' x '.join(map(str, mask.shape))} pixels (height x width), its "
             f"image has {height} x {width}; give the mask in the pixels of the original image"
         )
-    if not mask.any():
+    if not may_be_empty and not mask.any():
         raise DataError(
             f"{name}: mask is empty, none of its {height} x {width} pixels is set; correct the "
             "annotation, or leave the phrase out"

@@ -124,7 +124,7 @@ class RecordReader:
 
     def turn(self, role: Role, parts: Sequence[str | int], place: str) -> None:
         """Add a turn; `place` names it in messages."""
-        self._turns.append(Turn(role, _joined(parts), role == "assistant"))
+        self._turns.append(Turn(role, joined(parts), role == "assistant"))
         self._places.append(place)
 
     def entries(self, field: str) -> list[tuple[str, Mapping[str, Any]]]:
@@ -272,8 +272,8 @@ def _inside(field: str, place: str) -> bool:
     return field.startswith(place) and field[len(place) : len(place) + 1] in ("", ".", "[")
 
 
-def _joined(parts: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Join neighbouring texts and leave out empty ones."""
+def joined(parts: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Return the parts of a turn with neighbouring texts joined and empty ones left out."""
     joined: Parts = []
     for part in parts:
         if isinstance(part, str) and joined and isinstance(last := joined[-1], str):
