@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from chiasm.core.config import Config
 from chiasm.data.fitting import OverLong
 from chiasm.data.formats.grounding import GroundingOptions
+from chiasm.data.pair_controls import PairControl
 from chiasm.data.world.worlds import WORLDS
 from chiasm.recipes.validation import Measure
 
@@ -37,6 +38,8 @@ class Source(Config):
     """Most phrases with masks for each picture of a world, in place of questions."""
     supervise: bool = False
     """Whether training scores the words of a world's phrases."""
+    pair: PairControl | None = None
+    """What is given of pairs, `given` or a control; None takes samples as they are."""
     dense: bool = False
     """Whether a world gives dense labels on the host's grid."""
     grounding: GroundingOptions = GroundingOptions()

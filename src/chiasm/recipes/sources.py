@@ -20,6 +20,7 @@ from chiasm.data.formats.grounding import GroundingOptions
 from chiasm.data.masks import ArrayMask
 from chiasm.data.media import load_image
 from chiasm.data.mixture import Mixture
+from chiasm.data.pair_controls import ControlledPairs
 from chiasm.data.world.worlds import WORLDS, WorldDataset
 from chiasm.recipes.data_choice import Source
 
@@ -69,10 +70,7 @@ class _PicturesOnly:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.dataset[index]
-        turns = (Turn("user", (0,)),)
-        return Sample(
-            sample.identifier, turns, sample.images, sample.group, sample.truth, sample.origin
-        )
+        return replace(sample, turns=(Turn("user", (0,)),), phrases=())
 
 
 @dataclass(frozen=True)
@@ -150,8 +148,11 @@ def build_source(source: Source, preparer: ImagePreparer | None, base: Path) -> 
     Raises:
         DataError: A file is missing or wrong.
     """
-    if source.world is not None:
-        return _build_world(source, preparer)
+    dataset = _build_world(source, preparer) if source.world else _open_file(source, base)
+    return dataset if source.pair is None else ControlledPairs(dataset, source.pair)
+
+
+def _open_file(source: Source, base: Path) -> Dataset:
     path = Path(source.path or "")
     path = path if path.is_absolute() else base / path
     dataset: Dataset
@@ -203,6 +204,11 @@ def list_samples(
 
 def _build_world(source: Source, preparer: ImagePreparer | None) -> Dataset:
     name = source.world or ""
+    if source.shrink > 1 and WORLDS[name].occlusion is not None:
+        raise ConfigError(
+            f"shrink={source.shrink} in the world {name!r}: pairs are drawn in the size they are "
+            "read in; leave `shrink` out"
+        )
     rows, columns = (0, 0)
     if source.dense and preparer is None:
         raise ConfigError(
@@ -225,6 +231,7 @@ def _build_world(source: Source, preparer: ImagePreparer | None) -> Dataset:
         dense_columns=columns,
         phrases=source.phrases,
         supervise_phrases=source.supervise,
+        wrong_objects=source.pair == "wrong",
     )
     drawn: Dataset = dataset if source.questions or source.phrases else _PicturesOnly(dataset)
     return drawn if source.shrink == 1 else Shrunk(drawn, source.shrink)

@@ -95,14 +95,16 @@ def occlude(
     Returns:
         None where no occluder hides the right share.
     """
+    # Two streams, so that neither changes with the other: a world of wrong reconstructions has the
+    # same pictures.
+    before, beside = rng.spawn(2)
     level = index % len(config.levels)
-    kind = config.covers[int(rng.integers(len(config.covers)))]
-    left, top, right, bottom = (config.box_error * rng.standard_normal(4)).tolist()
-    # Drawn before the occluder, so that the errors do not depend on how often that was tried.
-    shown, errors = reconstruct(clear, rng, config.reconstruction)
-    scene = cover(clear, rng, kind, *config.levels[level])
+    kind = config.covers[int(before.integers(len(config.covers)))]
+    left, top, right, bottom = (config.box_error * before.standard_normal(4)).tolist()
+    scene = cover(clear, before, kind, *config.levels[level])
     if scene is None:
         return None
+    shown, errors = reconstruct(clear, beside, config.reconstruction)
     return Occlusion(clear, scene, level, kind, shown, errors, (left, top, right, bottom))
 
 
