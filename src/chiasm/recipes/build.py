@@ -23,7 +23,9 @@ from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.dual_encoder_modes import parts_to_train
 from chiasm.models.grounding import Grounding
 from chiasm.models.segmenter import Segmenter
+from chiasm.models.tokenizer import Tokenizer
 from chiasm.objectives.cells import Cells
+from chiasm.objectives.codebook import PictureCodes
 from chiasm.objectives.gate import Diversity
 from chiasm.objectives.masks import MaskQuality, Masks
 from chiasm.objectives.tokens import NextTokens
@@ -36,6 +38,7 @@ from chiasm.recipes.own_host import is_own_host, load_own_host
 from chiasm.recipes.places import RECIPE_FILE, encoder_folder, host_folder, shipped_models
 from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import StagedSamples, build_mixture, world_corpus
+from chiasm.recipes.tokenizers import build_tokenizer
 from chiasm.recipes.training_choice import Stage
 from chiasm.training.processes import launched_processes
 from chiasm.training.settings import StageSettings, TrainingSettings
@@ -59,6 +62,8 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
     torch.manual_seed(recipe.seed)
     if recipe.segmenter is not None:
         return build_segmenter(recipe.segmenter, base, recipe.seed)
+    if recipe.tokenizer is not None:
+        return build_tokenizer(recipe.tokenizer, base)
     if recipe.family == "grounding":
         answering = _eyes_of_a_run(recipe.base_host, base) if host is None else None
         return build_grounding(recipe, answering or _build_answering(recipe, base, host), base)
@@ -172,6 +177,10 @@ def build_objective(choice: ObjectiveChoice) -> WeightedSum:
     if choice.mask_quality is not None:
         terms.append(MaskQuality())
         weights["refined.quality"] = choice.mask_quality
+    if choice.pictures:
+        pictures = PictureCodes(tuple(choice.pictures))
+        terms.append(pictures)
+        weights |= {f"pictures.{name}": weight for name, weight in choice.pictures.items()}
     if choice.diversity is not None:
         terms.append(Diversity(choice.diversity_reading.reading))
         weights["diversity"] = choice.diversity
@@ -215,7 +224,7 @@ def stage_parts(recipe: Recipe, stage: Stage, names: Collection[str]) -> tuple[s
     """
     if stage.train is not None:
         return stage.train
-    if recipe.family in ("cell_classifier", "segmenter"):
+    if recipe.family in ("cell_classifier", "segmenter", "tokenizer"):
         return tuple(sorted(names))
     if recipe.family == "grounding" and (stage.mode or recipe.training_mode) is None:
         return tuple(sorted(grounding_parts(names)))
@@ -225,7 +234,7 @@ def stage_parts(recipe: Recipe, stage: Stage, names: Collection[str]) -> tuple[s
 
 def model_preparer(model: Family) -> ImagePreparer | None:
     """Return the image preparer of a model's host; None where there is no host."""
-    return None if isinstance(model, Segmenter) else model.collator.preparer
+    return None if isinstance(model, Segmenter | Tokenizer) else model.collator.preparer
 
 
 def _stage_settings(

@@ -111,7 +111,7 @@ def measure_activations(recipe: Recipe, outline: Outline, base: Path) -> dict[st
         return None
     model = build_model(recipe, base)
     objective = build_objective(recipe.objective)
-    points_at = recipe.family in ("grounding", "segmenter")
+    points_at = recipe.family in ("grounding", "segmenter", "tokenizer")
     found = {}
     for stage in training.stages:
         samples = _first_samples(recipe, stage, outline, base)
@@ -133,7 +133,7 @@ def measure_activations(recipe: Recipe, outline: Outline, base: Path) -> dict[st
 
 
 def _picture_tokens(outline: Outline, phrases: int, source: str, certainty: Certainty) -> Tokens:
-    """Return the tokens of a segmenter's picture, whatever size it had."""
+    """Return the tokens of a segmenter's or tokenizer's picture, whatever size it had."""
     places = outline.places
     return Tokens(0, 0, places, places, source, certainty, phrases)
 

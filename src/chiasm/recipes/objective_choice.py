@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from chiasm.core.config import Config
+from chiasm.objectives.codebook import PICTURE_TERMS
 from chiasm.objectives.gate import DiversityConfig
 
 MASK_TERMS = tuple(f"{head}.{term}" for head in ("coarse", "refined") for term in ("bce", "dice"))
@@ -22,6 +23,9 @@ class ObjectiveChoice(Config):
     """Weights of `coarse.bce`, `coarse.dice`, `refined.bce` and `refined.dice`."""
     mask_quality: float | None = Field(default=None, ge=0)
     """Weight of the squared error of the refiner's guess of its own intersection over union."""
+    pictures: dict[str, float] = Field(default_factory=dict)
+    """Weights of `absolute`, `squared` and `edges`, of what a tokenizer draws again, and of
+    `codebook` and `commitment`, of its codes."""
     diversity: float | None = Field(default=None, ge=0)
     """Weight of the gate's diversity (`diversity_loss_weight` of a `config.json`)."""
     diversity_reading: DiversityConfig = DiversityConfig()
@@ -32,9 +36,16 @@ class ObjectiveChoice(Config):
         unknown = sorted(set(self.masks) - set(MASK_TERMS))
         if unknown:
             raise ValueError(f"unknown terms of `masks`: {unknown}; known: {', '.join(MASK_TERMS)}")
-        given = (self.tokens, self.diversity, self.mask_quality)
-        if not self.cells and not self.masks and all(weight is None for weight in given):
+        strange = sorted(set(self.pictures) - set(PICTURE_TERMS))
+        if strange:
             raise ValueError(
-                "no term: give at least one of `tokens`, `cells`, `masks` and `diversity`"
+                f"unknown terms of `pictures`: {strange}; known: {', '.join(PICTURE_TERMS)}"
+            )
+        given = (self.tokens, self.diversity, self.mask_quality)
+        named = (self.cells, self.masks, self.pictures)
+        if not any(named) and all(weight is None for weight in given):
+            raise ValueError(
+                "no term: give at least one of `tokens`, `cells`, `masks`, "
+                "`pictures` and `diversity`"
             )
         return self

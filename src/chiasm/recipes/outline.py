@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from chiasm.recipes.loading import load_recipe
 from chiasm.recipes.mask_outline import outline_masks, outline_segmenter, picture_places
 from chiasm.recipes.places import RECIPE_FILE, encoder_folder, host_folder
 from chiasm.recipes.schema import GroundingChoice, Recipe
+from chiasm.recipes.tokenizers import outline_tokenizer
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,11 @@ class Outline:
         towers: The extra encoders by name.
         targets: Linear layers of the decoder by dotted name, for low-rank adapters.
         vocabulary: Scores for each supervised token.
-        preparer: The host's image preparer; None for a segmenter, which has no host.
+        preparer: The host's image preparer; None for a family without a host.
         prompter: Renders conversations; None where the host's tokenizer is not at hand.
         notes: What had to be assumed.
         places: Places that a refiner or segmenter makes of a picture.
+        values: By part how many numbers it computes for one picture, where that was counted.
     """
 
     parts: Mapping[str, nn.Module]
@@ -75,6 +77,7 @@ class Outline:
     prompter: Prompter | None
     notes: tuple[str, ...]
     places: int = 0
+    values: Mapping[str, int] = field(default_factory=dict)
 
 
 def outline_recipe(recipe: Recipe, base: Path) -> Outline:
@@ -93,6 +96,10 @@ def outline_recipe(recipe: Recipe, base: Path) -> Outline:
     if recipe.segmenter is not None:
         sam = outline_segmenter(recipe.segmenter.sam, base)
         return Outline(sam.parts, {}, {}, 0, None, None, (), picture_places(sam))
+    if recipe.tokenizer is not None:
+        codebook, values = outline_tokenizer(recipe.tokenizer, base)
+        places = codebook.grid[0] * codebook.grid[1]
+        return Outline(codebook.parts, {}, {}, 0, None, None, (), places, values)
     if recipe.family == "grounding" and (eyes := _run_with_eyes(recipe, base)) is not None:
         host = _host(eyes, base, [])
         return _with_masks(recipe, host, outline_recipe(eyes, base), base)

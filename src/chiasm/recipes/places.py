@@ -11,6 +11,7 @@ RECIPE_FILE = "recipe.yaml"
 HOST_FOLDER = "host"
 ENCODER_FOLDER = "encoder"
 SEGMENTER_FOLDER = "segmenter"
+TOKENIZER_FOLDER = "tokenizer"
 
 
 def shipped_models() -> dict[str, Path]:
@@ -84,6 +85,11 @@ def encoder_folder(path: str, base: Path) -> Path | str:
 def segmenter_folder(path: str, base: Path) -> Path | str:
     """Return where a refiner's checkpoint lies; as `host_folder`."""
     return _checkpoint(path, base, SEGMENTER_FOLDER)[0]
+
+
+def tokenizer_folder(path: str, base: Path) -> Path | str:
+    """Return where a tokenizer's checkpoint lies; as `host_folder`."""
+    return _checkpoint(path, base, TOKENIZER_FOLDER)[0]
 
 
 def _checkpoint(path: str, base: Path, inner: str) -> tuple[Path | str, str]:

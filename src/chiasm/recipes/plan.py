@@ -281,6 +281,8 @@ def _number(recipe: Recipe, part: str) -> int:
         return BYTES[next(iter(recipe.encoders.values())).dtype]
     if recipe.segmenter is not None:
         return BYTES[recipe.segmenter.sam.dtype]
+    if recipe.tokenizer is not None:
+        return BYTES[recipe.tokenizer.codebook.dtype]
     refiner = None if recipe.grounding is None else recipe.grounding.refiner
     return BYTES[refiner.sam.dtype] if refiner and part.startswith("refiner.") else 4
 
@@ -318,6 +320,9 @@ def _activations(
     total = 0
     for name, module in outline.parts.items():
         if name not in trains and name not in reached:
+            continue
+        if name in outline.values:
+            total += number * outline.values[name] * tokens.phrases
             continue
         if isinstance(module, MaskUNet):
             # The arithmetic of a head works on the cells of one picture for each phrase.

@@ -15,6 +15,7 @@ from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.dual_encoder_modes import TRAINING_MODES, parts_to_train
 from chiasm.models.grounding import Grounding
 from chiasm.models.segmenter import Segmenter
+from chiasm.models.tokenizer import Tokenizer
 from chiasm.recipes.build import (
     Family,
     build_model,
@@ -24,10 +25,17 @@ from chiasm.recipes.build import (
 )
 from chiasm.recipes.cells import cell_accuracy
 from chiasm.recipes.loading import recipe_text
-from chiasm.recipes.places import ENCODER_FOLDER, HOST_FOLDER, RECIPE_FILE, SEGMENTER_FOLDER
+from chiasm.recipes.places import (
+    ENCODER_FOLDER,
+    HOST_FOLDER,
+    RECIPE_FILE,
+    SEGMENTER_FOLDER,
+    TOKENIZER_FOLDER,
+)
 from chiasm.recipes.schema import Recipe
 from chiasm.recipes.segmenters import segment_quality
 from chiasm.recipes.sources import list_samples
+from chiasm.recipes.tokenizers import picture_quality
 from chiasm.recipes.validation import measure_model
 from chiasm.training.durable import read_tensors
 from chiasm.training.freezing import PartRow, match_parts, part_rate, parts_table
@@ -124,6 +132,8 @@ def finish(prepared: Prepared, output: Path) -> None:
     if isinstance(model, Segmenter):
         (output / SEGMENTER_FOLDER).mkdir(exist_ok=True)
         model.save(output / SEGMENTER_FOLDER)
+    if isinstance(model, Tokenizer):
+        model.save(output / TOKENIZER_FOLDER)
 
 
 def _from_scratch(recipe: Recipe) -> bool:
@@ -135,6 +145,8 @@ def _evaluator(recipe: Recipe, model: Family, samples: list[Sample]) -> Evaluate
         return functools.partial(cell_accuracy, model, samples)
     if isinstance(model, Segmenter):
         return functools.partial(segment_quality, model, samples)
+    if isinstance(model, Tokenizer):
+        return functools.partial(picture_quality, model, samples)
     if isinstance(model, Grounding):
         size = recipe.training.batch_size
         return functools.partial(numbers_of_masks, ModelGrounder(model), samples, size)

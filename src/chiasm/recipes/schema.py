@@ -14,10 +14,12 @@ from chiasm.fusion import FUSIONS, FusionConfig
 from chiasm.heads.mask_refiner import MaskRefinerConfig
 from chiasm.models.dual_encoder_modes import FREEZE_FLAGS, TRAINING_MODES
 from chiasm.models.segmenter import SegmenterConfig
+from chiasm.models.tokenizer import TokenizerConfig
 from chiasm.recipes.data_choice import DataChoice
 from chiasm.recipes.host_choice import HostChoice
 from chiasm.recipes.objective_choice import ObjectiveChoice
 from chiasm.recipes.training_choice import TrainingChoice
+from chiasm.recipes.tokenizers import PICTURES_NUMBER
 from chiasm.recipes.validation import MASKS_NUMBER, first_number
 
 
@@ -36,17 +38,21 @@ class GroundingChoice(Config):
     """What the user asks, where phrases are pointed at outside a conversation."""
 
 
+WITHOUT_HOST = ("segmenter", "tokenizer")
+"""Families that extend no host."""
+
+
 class Recipe(Config):
     """A whole run."""
 
-    family: Literal["dual_encoder", "cell_classifier", "grounding", "segmenter"]
+    family: Literal["dual_encoder", "cell_classifier", "grounding", "segmenter", "tokenizer"]
     """What is built."""
     description: str = ""
     """What the run is for, for people."""
     host: HostChoice | None = None
     """The model that is extended (for `cell_classifier`: whose grid and prompts are used). For
     `grounding`, `host.path` may also be a run of the family `dual_encoder`, further eyes included.
-    A `segmenter` has none."""
+    A `segmenter` and a `tokenizer` have none."""
     encoders: dict[str, SkipValidation[EncoderConfig]] = Field(default_factory=dict)
     """Extra encoders by name, each with its `kind`."""
     fusion: SkipValidation[FusionConfig] | None = None
@@ -58,6 +64,8 @@ class Recipe(Config):
     """The mask heads; for the family `grounding`, whose defaults are those of F-LMM."""
     segmenter: SegmenterConfig | None = None
     """The model and its prompts; needed exactly for the family `segmenter`."""
+    tokenizer: TokenizerConfig | None = None
+    """The codebook and how it is kept in use; needed exactly for the family `tokenizer`."""
     control: Literal["none", "null_eye"] = "none"
     """`null_eye` gives each image the extra encoders' view of another image: the same parameters
     and the same compute without the information, as a control."""
@@ -105,10 +113,15 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
-        if (self.family == "segmenter") != (self.host is None):
-            raise ValueError(f"family {self.family}: `host` is missing, or a segmenter has one")
+        if (self.family in WITHOUT_HOST) != (self.host is None):
+            raise ValueError(
+                f"family {self.family}: `host` is missing, or is given to a family without one "
+                f"({', '.join(WITHOUT_HOST)})"
+            )
         if (self.family == "segmenter") != (self.segmenter is not None):
             raise ValueError(f"family {self.family}: `segmenter` is missing, or of no use")
+        if (self.family == "tokenizer") != (self.tokenizer is not None):
+            raise ValueError(f"family {self.family}: `tokenizer` is missing, or of no use")
         if self.family != "grounding" and self.grounding is not None:
             raise ValueError(f"family {self.family} has no use for `grounding`")
         if self.family == "segmenter" and self.encoders:
@@ -141,7 +154,12 @@ class Recipe(Config):
         """The number that picks the best checkpoint; None without validation samples."""
         if not self.data.validation:
             return None
-        own = {"cell_classifier": "accuracy", "segmenter": "iou", "grounding": MASKS_NUMBER}
+        own = {
+            "cell_classifier": "accuracy",
+            "segmenter": "iou",
+            "tokenizer": PICTURES_NUMBER,
+            "grounding": MASKS_NUMBER,
+        }
         return self.training.metric or own.get(self.family) or first_number(self.data.measure)
 
     def to_plain(self) -> dict[str, Any]:

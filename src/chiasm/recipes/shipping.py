@@ -7,7 +7,13 @@ from pathlib import Path
 
 from chiasm.core.errors import CheckpointError, InputError
 from chiasm.recipes.loading import load_recipe, load_run, recipe_text
-from chiasm.recipes.places import ENCODER_FOLDER, HOST_FOLDER, RECIPE_FILE, SEGMENTER_FOLDER
+from chiasm.recipes.places import (
+    ENCODER_FOLDER,
+    HOST_FOLDER,
+    RECIPE_FILE,
+    SEGMENTER_FOLDER,
+    TOKENIZER_FOLDER,
+)
 from chiasm.training.weights import WEIGHTS
 
 RECORDS = ("host.json", "receipt.safetensors", "parts.json", "metrics.jsonl", "log.txt", WEIGHTS)
@@ -43,7 +49,7 @@ def ship(run: Path, target: Path, overrides: tuple[str, ...] = ()) -> None:
     if (run / HOST_FOLDER).is_dir():
         weights = shutil.ignore_patterns("*.safetensors")
         shutil.copytree(run / HOST_FOLDER, target / HOST_FOLDER, ignore=weights)
-    for folder in (ENCODER_FOLDER, SEGMENTER_FOLDER):
+    for folder in (ENCODER_FOLDER, SEGMENTER_FOLDER, TOKENIZER_FOLDER):
         if (run / folder).is_dir():
             shutil.copytree(run / folder, target / folder)
     load_run(target)
