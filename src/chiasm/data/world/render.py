@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,6 @@ Float = NDArray[np.float32]
 FADE = 3.5
 """Pixels over which a fine texture fades towards an edge. A texture cut off sharply has a spectrum
 of its own along the cut, and halving the picture would leave a trace of it there."""
-
-SHARP = 0.5
-"""Pixels over which a coarse texture ends before a bar: the soft edge of the bar itself."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def render(scene: Scene) -> Rendering:
     Texture is kept apart from colour until the end, as a relative change of intensity, so that a
     fine texture can fade before every edge, its own or that of a thing in front.
     """
-    canvas = _background(scene.background, scene.height, scene.width)
+    canvas = _background(scene.background, scene.height, scene.width).copy()
     texture = np.zeros((scene.height, scene.width), np.float32)
     footprints = [_thing_footprint(thing, scene.height, scene.width) for thing in scene.things]
     bars = [_bar_footprint(bar, scene.height, scene.width) for bar in scene.occluders]
@@ -73,16 +71,14 @@ def render(scene: Scene) -> Rendering:
         _paint(canvas, texture, footprint, COLOURS[thing.colour])
         texture[footprint.window] += _thing_texture(thing, footprint)
     # What lies behind a bar may be small; only a fine texture has to fade before it.
-    fade = FADE if any(thing.fine for thing in scene.things) else SHARP
+    fade = any(thing.fine for thing in scene.things)
     for bar, footprint in zip(scene.occluders, bars, strict=True):
         _paint(canvas, texture, footprint, bar.colour, fade)
     texture += 1
     texture *= _light(scene.lighting, scene.height, scene.width)
     canvas *= texture[..., None]
     if scene.noise > 0:
-        noise = np.random.default_rng(scene.noise_seed).standard_normal(canvas.shape, np.float32)
-        noise *= np.float32(scene.noise)
-        canvas += noise
+        canvas += np.float32(scene.noise) * _noise(scene.height, scene.width, scene.noise_seed)
     canvas += np.float32(0.5)
     np.clip(canvas, 0, 255, out=canvas)
     visible, whole = _masks(scene, footprints, bars)
@@ -110,6 +106,15 @@ def _masks(
     return visible, whole
 
 
+# A scene is often painted again at once, without what stands before it.
+@lru_cache(maxsize=2)
+def _noise(height: int, width: int, seed: int) -> Float:
+    noise: Float = np.random.default_rng(seed).standard_normal((height, width, 3), np.float32)
+    noise.setflags(write=False)
+    return noise
+
+
+@lru_cache(maxsize=2)
 def _background(background: Background, height: int, width: int) -> Float:
     colours = np.asarray(background.colours, np.float32)
     canvas = np.empty((height, width, 3), np.float32)
@@ -169,9 +174,12 @@ def _bar_footprint(bar: Occluder, height: int, width: int) -> _Footprint:
     corner = np.float32(bar.corner)
     beyond_x = np.abs(x) - np.float32(bar.width / 2) + corner
     beyond_y = np.abs(y) - np.float32(bar.height / 2) + corner
-    outside = np.hypot(np.maximum(beyond_x, 0), np.maximum(beyond_y, 0))
-    inside = np.minimum(np.maximum(beyond_x, beyond_y), 0)
-    return _Footprint(rows, columns, corner - outside - inside)
+    nearest = np.maximum(beyond_x, beyond_y)
+    if bar.corner == 0:
+        return _Footprint(rows, columns, -nearest)
+    outside_x, outside_y = np.maximum(beyond_x, 0), np.maximum(beyond_y, 0)
+    outside = np.sqrt(outside_x * outside_x + outside_y * outside_y)
+    return _Footprint(rows, columns, corner - outside - np.minimum(nearest, 0))
 
 
 def _paint(
@@ -179,12 +187,13 @@ def _paint(
     texture: Float,
     footprint: _Footprint,
     colour: tuple[float, float, float],
-    fade: float = FADE,
+    fade: bool = True,
 ) -> None:
-    """Lay one object over the canvas, and fade the textures behind it before its edge."""
-    window = canvas[footprint.window]
-    window += footprint.opacity[..., None] * (np.asarray(colour, np.float32) - window)
-    texture[footprint.window] *= _smooth(-footprint.depth / np.float32(fade))
+    """Lay one object over the canvas, and end the textures behind it: before its edge, or at it."""
+    window, opacity = canvas[footprint.window], footprint.opacity
+    window += opacity[..., None] * (np.asarray(colour, np.float32) - window)
+    behind = _smooth(-footprint.depth / np.float32(FADE)) if fade else 1 - opacity
+    texture[footprint.window] *= behind
 
 
 def _thing_texture(thing: Thing, footprint: _Footprint) -> Float:
