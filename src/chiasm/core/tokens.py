@@ -108,6 +108,30 @@ class VisualTokens:
         """Return the same tokens with other features, float (B, N, any width)."""
         return replace(self, features=features)
 
+    def chunk(self, count: int) -> tuple[VisualTokens, ...]:
+        """Cut the rows into `count` batches of equal length.
+
+        Raises:
+            GeometryError: The rows cannot be cut so.
+        """
+        rows = len(self.geometries)
+        if rows % count:
+            raise GeometryError(f"{rows} rows of visual tokens cannot be cut into {count}")
+        each = rows // count
+        cuts = [slice(start, start + each) for start in range(0, rows, each or 1)]
+        return tuple(
+            VisualTokens(
+                features=self.features[cut],
+                cells=self.cells[cut],
+                sizes=self.sizes[cut],
+                sources=self.sources[cut],
+                mask=self.mask[cut],
+                times=self.times[cut],
+                geometries=self.geometries[cut],
+            )
+            for cut in cuts
+        )
+
     def rows(self) -> list[Tensor]:
         """Return the real tokens of each row: B tensors float (tokens of that row, D)."""
         return [row[keep] for row, keep in zip(self.features, self.mask, strict=True)]

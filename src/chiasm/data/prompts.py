@@ -146,7 +146,7 @@ class Prompter:
         Raises:
             DataError: The conversation is malformed, its text holds a special token, the template
                 refuses it or is not prefix-stable, a phrase has no token, or there is nothing to
-                learn: no supervised token, no dense labels and no phrase.
+                learn: no supervised token, no dense labels, no phrase and no pair.
         """
         turns = _asking(sample.turns) if add_generation_prompt else sample.turns
         self._verify(sample, turns, token_counts)
@@ -171,8 +171,9 @@ class Prompter:
             apply = partial(self._apply, sample, generation=add_generation_prompt)
             found = phrase_tokens(sample, turns, text, prompt.spans, words, apply)
             prompt = replace(prompt, phrases=found)
-        # Dense labels and phrases teach without a word; a sample with none of them teaches nothing.
-        teaches = prompt.supervised_tokens or sample.truth.get("cells") or sample.phrases
+        # Dense labels, phrases and pairs teach without a word; without any a sample teaches nothing.
+        wordless = sample.truth.get("cells") or sample.phrases or sample.pair
+        teaches = prompt.supervised_tokens or wordless
         if not teaches and not add_generation_prompt:
             raise DataError(
                 f"{name_of(sample)}: no supervised token, so nothing to learn; add an assistant "
@@ -326,11 +327,19 @@ class Prompter:
         start = next((i for i in places if whole[i : i + len(plain)] == plain), 0)
         return list(whole[:start])
 
+    def closing_ids(self) -> list[int]:
+        """Return the ids that follow the text of a last assistant turn in a rendered sample."""
+        if not self._closes_turns:
+            return [self._end_id()]
+        text = self._probe_text()
+        return self._encode_piece(text[text.rindex("b") + 1 :], 0)[0]
+
     def _template_closes_turns(self) -> bool:
+        return not self._probe_text().rstrip().endswith("b")
+
+    def _probe_text(self) -> str:
         turns = (Turn("user", ("a",)), Turn("assistant", ("b",)))
-        probe = Sample("probe of the chat template", turns)
-        text = self._apply(probe, turns, False).rstrip()
-        return not text.endswith("b")
+        return self._apply(Sample("probe of the chat template", turns), turns, False)
 
     def _end_id(self) -> int:
         if self.tokenizer.eos_token_id is None:

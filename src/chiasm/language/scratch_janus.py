@@ -29,6 +29,18 @@ PLACEHOLDER, BEGIN, END = "<image_placeholder>", "<begin_of_image>", "<end_of_im
 SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END, PLACEHOLDER, BEGIN, END)
 
 
+SMALL_PICTURES: dict[str, Any] = {
+    "embed_dim": 16,
+    "num_embeddings": 512,
+    "latent_channels": 64,
+    "base_channels": 32,
+    "channel_multiplier": [1, 1, 2, 2],
+    "num_res_blocks": 1,
+    "num_patches": 8,
+}
+"""64 codes for a picture of 64 x 64 pixels."""
+
+
 class ScratchJanusConfig(Config):
     """Sizes of a Janus host that starts from random weights.
 
@@ -48,14 +60,7 @@ class ScratchJanusConfig(Config):
         patch: Side of a patch in pixels.
         mean: By channel, what is taken from pixels in [0, 1] before the tower.
         deviation: By channel, what they are divided by then.
-        codes: Codes of the codebook.
-        code_width: Width of a code.
-        code_side: Codes along a side of a drawn picture.
-        code_channels: Channels of the tokenizer's first layer, a multiple of 32.
-        code_multipliers: Channels of each of its levels as multiples of that; each level after the
-            first halves the picture, so a drawn picture has `code_side * 2 ** (levels - 1)` pixels.
-        code_latents: Channels between its encoder and the codes.
-        code_blocks: Residual blocks of a level.
+        pictures: The tokenizer of pictures, as values of the library's `JanusVQVAEConfig`.
         rotary_base: Base of the rotary positions.
         patch_basis: How the patch embedding starts; see `ScratchHostConfig`.
         embedding_deviation: Standard deviation of the initial weights.
@@ -76,13 +81,7 @@ class ScratchJanusConfig(Config):
     patch: int = 8
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     deviation: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    codes: int = Field(default=512, ge=2)
-    code_width: int = 16
-    code_side: int = 8
-    code_channels: int = Field(default=32, multiple_of=32)
-    code_multipliers: tuple[int, ...] = (1, 1, 2, 2)
-    code_latents: int = 64
-    code_blocks: int = 1
+    pictures: dict[str, Any] = Field(default_factory=lambda: dict(SMALL_PICTURES))
     rotary_base: float = Field(default=10000.0, gt=1)
     patch_basis: Literal["cosine", "random"] = "cosine"
     embedding_deviation: float = Field(default=0.02, gt=0)
@@ -155,13 +154,7 @@ class ScratchJanusConfig(Config):
                 "num_image_tokens": (self.side // self.patch) ** 2,
             },
             vq_config={
-                "embed_dim": self.code_width,
-                "num_embeddings": self.codes,
-                "latent_channels": self.code_latents,
-                "base_channels": self.code_channels,
-                "channel_multiplier": list(self.code_multipliers),
-                "num_res_blocks": self.code_blocks,
-                "num_patches": self.code_side,
+                **self.pictures,
                 "projection_dim": self.width,
                 "image_token_embed_dim": self.width,
             },

@@ -24,6 +24,7 @@ from chiasm.language.hosts.protocol import CellGrid
 from chiasm.language.phrase_asking import ask_phrases
 from chiasm.language.phrase_maps import image_grids
 from chiasm.language.prefix import Prefix
+from chiasm.models.phrase_samples import render_phrase, request_about
 from chiasm.models.probes import probing
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def read_picture(model: Grounding, image: Image.Image) -> Reading:
     Raises:
         MediaError: The picture cannot be read.
     """
-    sample = Sample("pointing", (Turn("user", (0, model.request)),), (image,))
+    sample = request_about(image, model.request)
     host = model.host
     batch = model.collator.collate([sample], generation=True).to(host.device)
     with probing(model):
@@ -89,7 +90,7 @@ def point_at(model: Grounding, reading: Reading, phrases: Sequence[str], mask: s
     """Point at phrases in a picture that was read; each costs its own tokens only.
 
     Raises:
-        InputError: A phrase is blank or has no token.
+        InputError: A phrase is blank, has no token, or is longer than the collator allows.
         DataError: A phrase holds a special token of the host.
     """
     found: Found = []
@@ -182,12 +183,7 @@ def decide(outputs: Outputs, head: str, geometries: Sequence[ImageGeometry]) -> 
 
 def _following(model: Grounding, reading: Reading, phrase: str) -> tuple[Tensor, Tensor]:
     """Return the tokens of a phrase after the request, int64 (T,), and the places of its own."""
-    sample = replace(
-        reading.sample,
-        turns=(*reading.sample.turns, Turn("assistant", (phrase,))),
-        phrases=(Phrase(turn=1, start=0, stop=len(phrase)),),
-    )
-    prompt = model.collator.prompter.render(sample, reading.token_counts)
+    prompt = render_phrase(model.collator, reading.sample, phrase, reading.token_counts)
     begun = len(reading.prompt)
     if not torch.equal(prompt.input_ids[:begun], reading.prompt):
         raise InputError(

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from chiasm.core.samples import Phrase, Sample, Turn
+from chiasm.core.samples import Pair, Phrase, Sample, Turn
 
 PROBE_QUESTION = "What do you see?"
 PROBE_ANSWER = "yes"
@@ -45,6 +45,16 @@ def build_phrase_probe_samples() -> tuple[Sample, Sample]:
         for sample in build_probe_samples()
     )
     return gradient, checker
+
+
+def build_pair_probe_samples() -> tuple[Sample, Sample]:
+    """Return the two probe samples, each with the other's image as its reconstruction."""
+    gradient, checker = build_probe_samples()
+    one, other = gradient.images[0], checker.images[0]
+    return (
+        replace(gradient, pair=Pair(reconstruction=other)),
+        replace(checker, pair=Pair(reconstruction=one)),
+    )
 
 
 class probing:  # noqa: N801 - reads as a verb in `with probing(model):`

@@ -22,10 +22,12 @@ from chiasm.models.cell_classifier import CellClassifier
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.dual_encoder_modes import parts_to_train
 from chiasm.models.grounding import Grounding
+from chiasm.models.occlusion import Occlusion
 from chiasm.models.segmenter import Segmenter
 from chiasm.models.tokenizer import Tokenizer
 from chiasm.objectives.cells import Cells
 from chiasm.objectives.codebook import PictureCodes
+from chiasm.objectives.codes import NextCodes
 from chiasm.objectives.gate import Diversity
 from chiasm.objectives.masks import MaskQuality, Masks
 from chiasm.objectives.tokens import NextTokens
@@ -35,6 +37,7 @@ from chiasm.recipes.host_choice import HostChoice
 from chiasm.recipes.mask_models import build_grounding, build_segmenter, grounding_parts
 from chiasm.recipes.objective_choice import ObjectiveChoice
 from chiasm.recipes.own_host import is_own_host, load_own_host
+from chiasm.recipes.pair_models import build_occlusion, give_pictures, occlusion_parts
 from chiasm.recipes.places import RECIPE_FILE, encoder_folder, host_folder, shipped_models
 from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import StagedSamples, build_mixture, world_corpus
@@ -45,7 +48,7 @@ from chiasm.training.settings import StageSettings, TrainingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-Family = DualEncoder | CellClassifier | Grounding | Segmenter
+Family = DualEncoder | CellClassifier | Grounding | Segmenter | Occlusion
 
 
 def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
@@ -67,6 +70,8 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
     if recipe.family == "grounding":
         answering = _eyes_of_a_run(recipe.base_host, base) if host is None else None
         return build_grounding(recipe, answering or _build_answering(recipe, base, host), base)
+    if recipe.family == "occlusion":
+        return build_occlusion(recipe, host or build_host(recipe.base_host, base))
     if recipe.family == "cell_classifier":
         return _build_classifier(recipe, base, host or build_host(recipe.base_host, base))
     return _build_answering(recipe, base, host)
@@ -139,6 +144,8 @@ def build_host(choice: HostChoice, base: Path) -> Host:
         host = load_base_host(choice, base)
     if choice.pixels is not None:
         host.set_pixels(*choice.pixels)
+    if choice.pictures is not None:
+        give_pictures(host, choice.pictures, base)
     if choice.lora is not None:
         choice.lora.build(host)
     return host
@@ -167,6 +174,9 @@ def build_objective(choice: ObjectiveChoice) -> WeightedSum:
     if choice.tokens is not None:
         terms.append(NextTokens())
         weights["tokens"] = choice.tokens
+    if choice.codes is not None:
+        terms.append(NextCodes())
+        weights["codes"] = choice.codes
     if choice.cells:
         terms.append(Cells(tuple(choice.cells)))
         weights |= {f"cells.{name}": weight for name, weight in choice.cells.items()}
@@ -228,6 +238,8 @@ def stage_parts(recipe: Recipe, stage: Stage, names: Collection[str]) -> tuple[s
         return tuple(sorted(names))
     if recipe.family == "grounding" and (stage.mode or recipe.training_mode) is None:
         return tuple(sorted(grounding_parts(names)))
+    if recipe.family == "occlusion":
+        return tuple(sorted(occlusion_parts(names)))
     mode = stage.mode or recipe.training_mode
     return tuple(sorted(parts_to_train(names, mode, recipe.freeze_config, recipe.freeze)))
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag, model_validator
 
 from chiasm.core.config import Config
+from chiasm.encoders.codebook import CodebookConfig
 from chiasm.language.adapters import LoraAdapterConfig
 from chiasm.language.loading import Attention
 from chiasm.language.scratch import ScratchHostConfig
@@ -40,6 +41,9 @@ class HostChoice(Config):
     """Attention implementation of transformers."""
     pixels: tuple[int, int] | None = None
     """(least, most) pixels of a resized picture, for hosts that read pictures of any size."""
+    pictures: CodebookConfig | None = None
+    """The tokenizer of pictures that a host of the Janus family draws with, in place of its own;
+    `pictures.path` may be a shipped name or a run of the family `tokenizer`."""
     lora: LoraAdapterConfig | None = None
     """Low-rank adapters on the language model, as the part `host_adapter`."""
 

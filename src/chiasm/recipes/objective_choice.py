@@ -21,6 +21,8 @@ class ObjectiveChoice(Config):
     """Weight of the dense loss by attribute (`shape`, `colour`, `texture`, `size`)."""
     masks: dict[str, float] = Field(default_factory=dict)
     """Weights of `coarse.bce`, `coarse.dice`, `refined.bce` and `refined.dice`."""
+    codes: float | None = Field(default=None, ge=0)
+    """Weight of the loss of a drawn picture's codes."""
     mask_quality: float | None = Field(default=None, ge=0)
     """Weight of the squared error of the refiner's guess of its own intersection over union."""
     pictures: dict[str, float] = Field(default_factory=dict)
@@ -41,11 +43,11 @@ class ObjectiveChoice(Config):
             raise ValueError(
                 f"unknown terms of `pictures`: {strange}; known: {', '.join(PICTURE_TERMS)}"
             )
-        given = (self.tokens, self.diversity, self.mask_quality)
+        given = (self.tokens, self.codes, self.diversity, self.mask_quality)
         named = (self.cells, self.masks, self.pictures)
         if not any(named) and all(weight is None for weight in given):
             raise ValueError(
-                "no term: give at least one of `tokens`, `cells`, `masks`, "
+                "no term: give at least one of `tokens`, `codes`, `cells`, `masks`, "
                 "`pictures` and `diversity`"
             )
         return self

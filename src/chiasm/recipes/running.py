@@ -14,6 +14,7 @@ from chiasm.models.cell_classifier import CellClassifier
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.dual_encoder_modes import TRAINING_MODES, parts_to_train
 from chiasm.models.grounding import Grounding
+from chiasm.models.occlusion import Occlusion
 from chiasm.models.segmenter import Segmenter
 from chiasm.models.tokenizer import Tokenizer
 from chiasm.recipes.build import (
@@ -111,7 +112,7 @@ def run(prepared: Prepared, output: Path) -> TrainingReport:
     """Train, and write the host or encoder that a run brought forth beside its weights."""
     trainer, model = prepared.trainer, prepared.model
     assert trainer is not None
-    if isinstance(model, DualEncoder | Grounding) and _from_scratch(prepared.recipe):
+    if isinstance(model, DualEncoder | Grounding | Occlusion) and _from_scratch(prepared.recipe):
         # At once, so that a checkpoint of a run that was cut short has what it needs beside it.
         if trainer.processes.is_main and not (output / HOST_FOLDER).exists():
             model.host.save(output / HOST_FOLDER)
@@ -125,7 +126,7 @@ def finish(prepared: Prepared, output: Path) -> None:
     """Write the pieces that other recipes can name: `host/` and `encoder/`."""
     model = prepared.model
     load_parts(output / WEIGHTS, model, *read_tensors(output / WEIGHTS))
-    if isinstance(model, DualEncoder | Grounding) and _from_scratch(prepared.recipe):
+    if isinstance(model, DualEncoder | Grounding | Occlusion) and _from_scratch(prepared.recipe):
         model.host.save(output / HOST_FOLDER)
     if isinstance(model, CellClassifier):
         model.tower.save(output / ENCODER_FOLDER)  # type: ignore[attr-defined]

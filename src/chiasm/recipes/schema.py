@@ -18,8 +18,9 @@ from chiasm.models.tokenizer import TokenizerConfig
 from chiasm.recipes.data_choice import DataChoice
 from chiasm.recipes.host_choice import HostChoice
 from chiasm.recipes.objective_choice import ObjectiveChoice
-from chiasm.recipes.training_choice import TrainingChoice
+from chiasm.recipes.occlusion_choice import OcclusionChoice
 from chiasm.recipes.tokenizers import PICTURES_NUMBER
+from chiasm.recipes.training_choice import TrainingChoice
 from chiasm.recipes.validation import MASKS_NUMBER, first_number
 
 
@@ -45,7 +46,9 @@ WITHOUT_HOST = ("segmenter", "tokenizer")
 class Recipe(Config):
     """A whole run."""
 
-    family: Literal["dual_encoder", "cell_classifier", "grounding", "segmenter", "tokenizer"]
+    family: Literal[
+        "dual_encoder", "cell_classifier", "grounding", "segmenter", "tokenizer", "occlusion"
+    ]
     """What is built."""
     description: str = ""
     """What the run is for, for people."""
@@ -62,6 +65,8 @@ class Recipe(Config):
     show; the attributes are those of `objective.cells`."""
     grounding: GroundingChoice | None = None
     """The mask heads; for the family `grounding`, whose defaults are those of F-LMM."""
+    occlusion: OcclusionChoice | None = None
+    """The three levels; for the family `occlusion`, whose defaults are those of HTFA."""
     segmenter: SegmenterConfig | None = None
     """The model and its prompts; needed exactly for the family `segmenter`."""
     tokenizer: TokenizerConfig | None = None
@@ -124,8 +129,10 @@ class Recipe(Config):
             raise ValueError(f"family {self.family}: `tokenizer` is missing, or of no use")
         if self.family != "grounding" and self.grounding is not None:
             raise ValueError(f"family {self.family} has no use for `grounding`")
-        if self.family == "segmenter" and self.encoders:
-            raise ValueError("a segmenter has no extra encoders")
+        if self.family != "occlusion" and self.occlusion is not None:
+            raise ValueError(f"family {self.family} has no use for `occlusion`")
+        if self.family in ("segmenter", "occlusion") and self.encoders:
+            raise ValueError(f"family {self.family}: it has no extra encoders")
         if self.family in ("dual_encoder", "grounding") and bool(self.encoders) != (
             self.fusion is not None
         ):

@@ -7,11 +7,16 @@ from typing import Literal
 
 from chiasm.core.samples import Sample
 from chiasm.evaluation.answering import ModelAnswerer
+from chiasm.evaluation.pair_answering import PairAnswerer
 from chiasm.evaluation.runner import evaluate
 from chiasm.evaluation.suites import SUITES
 from chiasm.models.dual_encoder import DualEncoder
+from chiasm.models.occlusion import Occlusion
 from chiasm.models.probes import probing
 from chiasm.objectives.tokens import NextTokens
+
+Writer = DualEncoder | Occlusion
+"""A model that writes answers."""
 
 Measure = Literal["answers", "true_false", "vqa", "captions", "loss"]
 """A suite of the evaluation, for which the model writes answers, or the loss on given ones."""
@@ -32,7 +37,7 @@ def first_number(measures: Sequence[Measure]) -> str:
 
 
 def measure_model(
-    model: DualEncoder, samples: Sequence[Sample], measures: Sequence[Measure], batch_size: int
+    model: Writer, samples: Sequence[Sample], measures: Sequence[Measure], batch_size: int
 ) -> Mapping[str, float]:
     """Measure a model, in this process alone: the trainer calls this on its first process only.
 
@@ -50,14 +55,13 @@ def measure_model(
         if measure == LOSS:
             found[LOSS] = token_loss(model, samples, batch_size)
             continue
-        report = evaluate(
-            ModelAnswerer(model), samples, measure, batch_size=ANSWER_BATCH, divided=False
-        )
+        answerer = PairAnswerer(model) if isinstance(model, Occlusion) else ModelAnswerer(model)
+        report = evaluate(answerer, samples, measure, batch_size=ANSWER_BATCH, divided=False)
         found.update(report.numbers())
     return found
 
 
-def token_loss(model: DualEncoder, samples: Sequence[Sample], batch_size: int) -> float:
+def token_loss(model: Writer, samples: Sequence[Sample], batch_size: int) -> float:
     """Return the next-token loss over all supervised tokens, in nats per token."""
     objective = NextTokens()
     total = count = 0.0

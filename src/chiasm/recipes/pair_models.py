@@ -1,0 +1,79 @@
+"""From a recipe to a model of an image and its reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from chiasm.encoders.codebook import CodebookConfig
+from chiasm.language.host import Host
+from chiasm.language.late import with_late_projector
+from chiasm.language.painter import give_tokenizer
+from chiasm.models.drawing import Drawing
+from chiasm.models.occlusion import Occlusion
+from chiasm.recipes.collating import build_collator, frame_pairs
+from chiasm.recipes.occlusion_choice import OcclusionChoice
+from chiasm.recipes.places import tokenizer_folder
+from chiasm.recipes.schema import Recipe
+
+FROZEN = frozenset({"host_tokenizer", "host_vision"})
+"""Parts that stay as they are where a stage names none: as HTFA keeps its two encoders."""
+
+
+def build_occlusion(recipe: Recipe, host: Host) -> Occlusion:
+    """Build a model of pairs.
+
+    Args:
+        recipe: The recipe.
+        host: The model that is extended; its projector comes after the fusion from here on, where
+            its family can do that.
+
+    Raises:
+        ConfigError: The recipe asks for pictures and the host cannot draw.
+    """
+    choice = recipe.occlusion or OcclusionChoice()
+    host = with_late_projector(host)
+    drawing = None
+    if choice.drawing is not None:
+        drawn = choice.drawing
+        drawing = Drawing.of(host, drawn.order, drawn.drawn, drawn.drop)
+    attention = choice.attention
+    # Without a branch that draws, targets are not read by anything.
+    side = 1 if drawing is None else drawing.codebook.side
+    return Occlusion(
+        host=host,
+        blend=choice.blend.build(),
+        attention=None if attention is None else attention.build(width=host.token_width),
+        drawing=drawing,
+        collator=build_collator(recipe, host, {}, pairs=frame_pairs(host, side)),
+        scored=scored_branches(recipe),
+    )
+
+
+def give_pictures(host: Host, config: CodebookConfig, base: Path) -> None:
+    """Give a host another tokenizer of pictures; what embeds and scores its codes starts anew.
+
+    Args:
+        host: Of the Janus family.
+        config: The tokenizer; its path may be a shipped name or a run.
+        base: Folder that relative paths start from.
+
+    Raises:
+        CheckpointError: The tokenizer cannot be read.
+        ConfigError: The host draws no pictures.
+    """
+    if config.path is not None:
+        config = config.model_copy(update={"path": str(tokenizer_folder(config.path, base))})
+    give_tokenizer(host, config.build().model)
+
+
+def scored_branches(recipe: Recipe) -> frozenset[str]:
+    """Return the branches whose loss has a weight."""
+    weights = {"tokens": recipe.objective.tokens, "codes": recipe.objective.codes}
+    return frozenset(name for name, weight in weights.items() if weight)
+
+
+def occlusion_parts(names: Collection[str]) -> set[str]:
+    """Return the parts that train where a stage says nothing: all but the two frozen encoders."""
+    trained = set(names) - FROZEN
+    return trained - {"host_language"} if "host_adapter" in trained else trained
