@@ -8,7 +8,8 @@
       SPLIT.instances.json      COCO instances: visible masks, and `whole_segmentation`
       SPLIT.refer.jsonl         referring expressions, each with the mask it points at
 
-All paths inside the files are relative to OUTPUT. Masks are COCO run-length codes.
+All paths inside the files are relative to OUTPUT. Masks are COCO run-length codes. Moving worlds
+are written as videos; see `motion_write`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from pycocotools import mask as coco_mask
 
 from chiasm.core.config import lookup
 from chiasm.core.errors import InputError, UnknownNameError
+from chiasm.data.world.motion_sampling import MotionConfig
+from chiasm.data.world.motion_worlds import MOTION_WORLDS
+from chiasm.data.world.motion_write import write_motion_split
 from chiasm.data.world.sampling import SPLITS, stream
 from chiasm.data.world.scene import SHAPES
 from chiasm.data.world.words import caption, references
@@ -56,7 +60,7 @@ def make(
     which is renamed at the end.
 
     Args:
-        world: Name in `WORLDS`.
+        world: Name in `WORLDS` or `MOTION_WORLDS`.
         output: The folder to make; it must not exist, or be empty.
         count: Scenes for training; the other splits get a tenth each, at least one.
         seed: Seed of all splits.
@@ -71,7 +75,8 @@ def make(
         UnknownNameError: The world or a split is not known.
         InputError: The output is in use, or a count is below 1.
     """
-    config = lookup(WORLDS, world, "world")
+    worlds: dict[str, WorldConfig | MotionConfig] = {**WORLDS, **MOTION_WORLDS}
+    config = lookup(worlds, world, "world")
     folder = Path(output).absolute()
     _check(folder, count, splits, questions_per_image)
     counts = {split: count if split == "train" else max(1, count // 10) for split in splits}
@@ -119,9 +124,17 @@ def _check(folder: Path, count: int, splits: Sequence[str], questions_per_image:
 
 
 def _write_split(
-    folder: Path, config: WorldConfig, split: str, seed: int, count: int, questions: int
+    folder: Path,
+    config: WorldConfig | MotionConfig,
+    split: str,
+    seed: int,
+    count: int,
+    questions: int,
 ) -> Iterable[int]:
     """Write the files of one split, yielding after each scene."""
+    if isinstance(config, MotionConfig):
+        yield from write_motion_split(folder, config, split, seed, count, questions)
+        return
     (folder / "images" / split).mkdir(parents=True)
     captions: list[Json] = []
     instances: Json = {
