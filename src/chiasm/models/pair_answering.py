@@ -15,6 +15,7 @@ from chiasm.core.protocols import Collate
 from chiasm.data.collate import Collator
 from chiasm.fusion.pair_views import draw_on_image
 from chiasm.language.host import Host
+from chiasm.language.splice import Spliced
 from chiasm.models.drawing import Drawing
 from chiasm.models.pair_results import Completed, PairView
 from chiasm.models.probes import build_pair_probe_samples
@@ -47,12 +48,28 @@ def pairs_of(batch: Batch) -> PairBatch:
     return batch.pairs
 
 
+def splice_pairs(model: ReadsPairs, batch: Batch, view: PairView, left: bool = True) -> Spliced:
+    """Return the rows that text is read from or written after.
+
+    Where training had the codes of what was read before the text, they are there too.
+
+    Args:
+        model: In evaluation mode.
+        batch: The batch.
+        view: What the model made of its pairs.
+        left: Whether rows are filled on the left, as for generation.
+    """
+    spliced = model.host.splice(batch, view.fused.tokens, view.extras)
+    drawing = model.drawing
+    if drawing is not None and drawing.before_text and "codes" in model.scored:
+        spliced = drawing.write_read(spliced, view.blended, left=left).spliced
+    return spliced
+
+
 def write_answers(
     model: ReadsPairs, batch: Batch, view: PairView, generation: Mapping[str, Any]
 ) -> list[list[int]]:
     """Write an answer for each row, as tokens.
-
-    Where training had the codes of what was read before the text, they are there too.
 
     Args:
         model: In evaluation mode.
@@ -60,10 +77,7 @@ def write_answers(
         view: What the model made of its pairs.
         generation: Settings of `Host.generate`; `max_new_tokens` is 128 if not given.
     """
-    spliced = model.host.splice(batch, view.fused.tokens, view.extras)
-    drawing = model.drawing
-    if drawing is not None and drawing.before_text and "codes" in model.scored:
-        spliced = drawing.write_read(spliced, view.blended, left=True).spliced
+    spliced = splice_pairs(model, batch, view)
     return model.host.generate(spliced, **{"max_new_tokens": 128, **generation})
 
 
@@ -72,6 +86,7 @@ def complete_pairs(
     batch: Batch,
     texts: Sequence[str] | None,
     *,
+    view: PairView | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
     guidance: float = 1.0,
@@ -89,7 +104,7 @@ def complete_pairs(
             "whose recipe has one"
         )
     host, tokenizer = model.host, model.host.tokenizer
-    view = model.see(batch)
+    view = view or model.see(batch)
     if texts is None:
         answers = write_answers(model, batch, view, generation)
         texts = [tokenizer.decode(row, skip_special_tokens=True) for row in answers]
