@@ -49,7 +49,7 @@ def match_tokens(
         weights: float (B, N), positive: what a token weighs in the mean that stands for its group
             in later rounds; None weighs all alike.
         frames: int64 (B, N), number of the frame of each token, ascending; None for one frame. A
-            cell that gives in one frame takes in the next, so that a still scene can merge in time.
+            cell that gives in one frame takes in the next, so that still cells meet themselves.
         protected: bool (B, N), tokens that stay alone.
         penalty: Price of one unit of importance, in cosine similarity.
         step: Largest part of a row's tokens merged in one round, above 0. A round cannot merge

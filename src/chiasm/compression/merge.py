@@ -64,7 +64,7 @@ def merge_tokens(
     """
     shape = tuple(tokens.mask.shape)
     protected = _protected(protect, tokens)
-    wanted = _wanted(keep, tokens.mask, protected)
+    wanted = check_keep(keep, tokens.mask, protected)
     _check_step(step)
     if metric is not None and tuple(metric.shape[:2]) != shape:
         raise InputError(
@@ -131,6 +131,39 @@ def gather_groups(tokens: VisualTokens, groups: Tensor, weights: Tensor) -> Visu
     )
 
 
+def check_keep(
+    keep: int | Sequence[int], mask: Tensor, protected: Tensor | None = None
+) -> list[int]:
+    """Return how many tokens each row keeps.
+
+    Args:
+        keep: One number for all rows, or one a row.
+        mask: bool (B, N), True for a real token.
+        protected: bool (B, N), tokens that cannot become fewer.
+
+    Raises:
+        CompressionError: A row has fewer tokens than asked for, or fewer are asked for than 1 or
+            than are protected.
+        InputError: There are not as many numbers as rows.
+    """
+    counts = mask.sum(1).tolist()
+    wanted = [keep] * len(counts) if isinstance(keep, int) else [int(number) for number in keep]
+    if len(wanted) != len(counts):
+        raise InputError(
+            f"keep has {len(wanted)} numbers for {len(counts)} rows; give one number, or one a row"
+        )
+    alone = [0] * len(counts) if protected is None else protected.sum(1).tolist()
+    for row, (count, number, fixed) in enumerate(zip(counts, wanted, alone, strict=True)):
+        least = max(1, fixed + (count > fixed))
+        if not least <= number <= count:
+            why = f", {fixed} of them protected" if fixed else ""
+            raise CompressionError(
+                f"row {row} has {count} tokens{why}, and {number} are to be kept; keep at least "
+                f"{least} and at most {count}"
+            )
+    return wanted
+
+
 def _frames(times: Tensor) -> Tensor | None:
     """Number the frames of tokens by their times; None where every row is one frame."""
     changes = times[:, 1:] != times[:, :-1]
@@ -153,25 +186,6 @@ def _protected(protect: int | Tensor, tokens: VisualTokens) -> Tensor | None:
         return None
     places = torch.arange(tokens.mask.shape[1], device=tokens.mask.device)
     return (places < protect) & tokens.mask
-
-
-def _wanted(keep: int | Sequence[int], mask: Tensor, protected: Tensor | None) -> list[int]:
-    counts = mask.sum(1).tolist()
-    wanted = [keep] * len(counts) if isinstance(keep, int) else [int(number) for number in keep]
-    if len(wanted) != len(counts):
-        raise InputError(
-            f"keep has {len(wanted)} numbers for {len(counts)} rows; give one number, or one a row"
-        )
-    alone = [0] * len(counts) if protected is None else protected.sum(1).tolist()
-    for row, (count, number, fixed) in enumerate(zip(counts, wanted, alone, strict=True)):
-        least = max(1, fixed + (count > fixed))
-        if not least <= number <= count:
-            why = f", {fixed} of them protected" if fixed else ""
-            raise CompressionError(
-                f"row {row} has {count} tokens{why}, and {number} are to be kept; keep at least "
-                f"{least} and at most {count}"
-            )
-    return wanted
 
 
 def _checked_importance(importance: Tensor, mask: Tensor, weigh: str) -> Tensor:
