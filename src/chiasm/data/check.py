@@ -19,6 +19,7 @@ from chiasm.data.formats.reader import Media, ReadOptions
 from chiasm.data.locating import phrase_faults, phrase_text
 from chiasm.data.masks import read_mask
 from chiasm.data.media import load_image
+from chiasm.data.pair_check import pair_faults
 from chiasm.data.prompts import Prompter
 from chiasm.data.reading import Entry, read_file
 
@@ -44,6 +45,7 @@ class Report:
         supervised: Supervised tokens, summed.
         phrases: Phrases that mean pixels.
         masks: Those of them whose mask was read and is sound.
+        pairs: Samples with a reconstruction.
         dropped: What the format leaves out on purpose, and how often, by reason.
     """
 
@@ -60,6 +62,7 @@ class Report:
     supervised: int
     phrases: int = 0
     masks: int = 0
+    pairs: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -93,6 +96,7 @@ class Report:
             "groups": self.groups,
             "phrases": self.phrases,
             "masks": self.masks,
+            "pairs": self.pairs,
             "dropped": dict(self.dropped),
             "tokens": self._token_counts() if self.lengths else None,
         }
@@ -122,8 +126,8 @@ def check(
 ) -> Report:
     """Check a dataset file: structure, media, and, with a host, prompts.
 
-    Every image is decoded whole, once for each different file, and every mask of a phrase is read
-    and held against its image. Nothing stops at the first fault.
+    Every image is decoded whole, once for each different file, and every mask, of a phrase or of
+    what is hidden, is read and held against its image. Nothing stops at the first fault.
 
     Args:
         path: JSON, JSONL or Parquet; for some formats a folder or a pickle.
@@ -169,6 +173,7 @@ def check(
         supervised=inspector.supervised,
         phrases=sum(len(sample.phrases) for sample in samples),
         masks=inspector.masks,
+        pairs=sum(sample.pair is not None for sample in samples),
         dropped=reading.dropped,
     )
 
@@ -188,8 +193,9 @@ class _Decoded:
 
 
 def _teaches(sample: Sample) -> bool:
-    """Whether there is a word to learn, or dense labels or phrases, which teach without one."""
-    wordless = bool(sample.truth.get("cells") or sample.phrases)
+    """Whether there is a word to learn, or dense labels, phrases or a target, without a word."""
+    drawn = sample.pair is not None and sample.pair.target is not None
+    wordless = bool(sample.truth.get("cells") or sample.phrases or drawn)
     return wordless or any(turn.supervised for turn in sample.turns)
 
 
@@ -226,6 +232,13 @@ class _Inspector:
                 self.faults.append(Fault(entry.origin, media.field, image.fault, allowed))
         if entry.sample is None:
             return
+        if entry.sample.pair is not None:
+            pictures = zip(entry.media, decoded, strict=True)
+            sizes = {
+                m.field: (image.width, image.height) for m, image in pictures if not image.fault
+            }
+            self.faults += pair_faults(entry.sample.pair, sizes, entry.origin)
+        decoded = decoded[: len(entry.sample.images)]
         self._check_boxes(entry.sample, decoded)
         self._check_phrases(entry.sample, decoded)
         if self.prompter is not None and not any(image.fault for image in decoded):

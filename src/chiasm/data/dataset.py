@@ -226,6 +226,7 @@ class DatasetConfig(Config):
         "auto",
         "messages",
         "llava",
+        "pairs",
         "vqa",
         "captioning",
         "medical",

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from chiasm.core.config import lookup
 from chiasm.core.errors import DataError
@@ -21,6 +21,20 @@ Convert = Callable[[Any, "Path | str | None"], Sequence[Mapping[str, Any]]]
 """`format_conversations(conversations, image_path)` -> messages in the OpenAI and Qwen form."""
 
 
+class Identified(Protocol):
+    """Something that was read from a place and has a name."""
+
+    @property
+    def origin(self) -> str:
+        """File and line."""
+        ...
+
+    @property
+    def identifier(self) -> str:
+        """What names it; empty where nothing does."""
+        ...
+
+
 @dataclass(frozen=True)
 class Entry:
     """One record as it was read.
@@ -29,7 +43,8 @@ class Entry:
         origin: File and line.
         identifier: Its own identifier, else file name and line; empty when it is malformed.
         sample: The sample, or None when something is wrong with the record.
-        media: The images the record names, also when something else is wrong with it.
+        media: The images the record names, also when something else is wrong with it; first those
+            the text refers to, in order.
     """
 
     origin: str
@@ -102,7 +117,7 @@ def read_file(
     if format == AUTO:
         format, fitting = _detect(records, faults)
     entries = [_read(record, format, options, faults) for record in fitting]
-    _add_repeated(entries, faults)
+    add_repeated(entries, faults)
     in_order = sorted(faults, key=lambda fault: fault.line)
     return Reading(format, len(records), tuple(entries), tuple(in_order))
 
@@ -135,7 +150,7 @@ def _read_whole(path: Path, format: str, options: ReadOptions) -> Reading:
         for sample in whole.samples
     )
     found = list(whole.faults)
-    _add_repeated(entries, found)
+    add_repeated(entries, found)
     dropped = {reason: count for reason, count in whole.dropped.items() if count}
     return Reading(format, whole.records, entries, tuple(found), dropped)
 
@@ -163,7 +178,7 @@ def _read(record: Record, format: str, options: ReadOptions, faults: list[Fault]
     form.read(reader)
     sample = reader.finish()
     faults += reader.faults
-    return Entry(record.origin, reader.identifier, sample, tuple(reader.media))
+    return Entry(record.origin, reader.identifier, sample, (*reader.media, *reader.beside))
 
 
 def _detect(records: list[Record], faults: list[Fault]) -> tuple[str, list[Record]]:
@@ -235,7 +250,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _add_repeated(entries: Sequence[Entry], faults: list[Fault]) -> None:
+def add_repeated(entries: Sequence[Identified], faults: list[Fault]) -> None:
     """Add a fault for every identifier that stands twice."""
     seen: dict[str, str] = {}
     for entry in entries:

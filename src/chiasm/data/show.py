@@ -1,7 +1,8 @@
 """One sample as the model will see it: images with the host's cells, and the text with its labels.
 
 Runs of placeholders are shown as one mark with their count; supervised text is coloured. Phrases
-that mean pixels are listed, each in the colour in which its mask lies over the image.
+that mean pixels are listed, each in the colour in which its mask lies over the image. Of a pair the
+reconstruction and the target stand beside the image, with what is hidden and the boxes drawn.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from chiasm.core.samples import ImageSource, Sample
 from chiasm.data.locating import phrase_name, phrase_text
 from chiasm.data.masks import read_mask
 from chiasm.data.media import load_image
+from chiasm.data.pair_drawing import draw_pair
 from chiasm.data.prompts import Prompt, Prompter
 
 Kind = Literal["given", "supervised", "image"]
@@ -81,7 +83,10 @@ class Pointed:
 
 @dataclass(frozen=True)
 class View:
-    """What is shown of a sample: its text, its images with the host's cells drawn, its phrases."""
+    """What is shown of a sample: its text, its images with the host's cells drawn, its phrases.
+
+    Captions are those of the images; by default they are numbered.
+    """
 
     title: str
     pieces: tuple[Piece, ...]
@@ -89,6 +94,13 @@ class View:
     tokens: int
     supervised: int
     phrases: tuple[Pointed, ...] = ()
+    captions: tuple[str, ...] = ()
+
+    @property
+    def named_images(self) -> tuple[tuple[str, Image.Image], ...]:
+        """The images, each with its caption."""
+        captions = self.captions or tuple(f"image {index}" for index in range(len(self.images)))
+        return tuple(zip(captions, self.images, strict=True))
 
     @property
     def summary(self) -> str:
@@ -120,13 +132,20 @@ def view(
     learns = bool(sample.phrases) or any(turn.supervised for turn in sample.turns)
     prompt = prompter.render(sample, prepared.token_counts, add_generation_prompt=not learns)
     covered, pointed = _cover(sample, images, prompt)
+    captions: tuple[str, ...] = ()
+    geometries = prepared.geometries
+    if sample.pair is not None:
+        beside = draw_pair(sample, covered[0], loader)
+        captions, covered = tuple(beside), [*beside.values()]
+        geometries = preparer.prepare(covered).geometries
     return View(
         title=f"{sample.identifier} ({sample.origin})" if sample.origin else sample.identifier,
         pieces=_pieces(prompt, prompter),
-        images=tuple(map(draw_cells, covered, prepared.geometries)),
+        images=tuple(map(draw_cells, covered, geometries)),
         tokens=len(prompt),
         supervised=prompt.supervised_tokens,
         phrases=pointed,
+        captions=captions,
     )
 
 
@@ -172,9 +191,9 @@ def write_view(shown: View, output: Path | str) -> None:
 def to_html(shown: View) -> str:
     """Return a view as one page without outside references."""
     figures = "\n".join(
-        f'<figure><img alt="image {index}" src="data:image/png;base64,{_png(image)}">'
-        f"<figcaption>image {index}</figcaption></figure>"
-        for index, image in enumerate(shown.images)
+        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{_png(image)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for caption, image in shown.named_images
     )
     text = "".join(
         f'<span class="{piece.kind}" title="{piece.tokens} tokens">{html.escape(piece.text)}</span>'
@@ -215,20 +234,25 @@ def to_picture(shown: View) -> Image.Image:
     lines = _wrapped(shown.pieces)
     longest = max((sum(len(text) for _, text in line) for line in lines), default=0)
     advance = max(font.getlength("m"), 1.0)
-    pictures_width = sum(image.width + MARGIN for image in shown.images)
+    columns = [
+        (caption, image, max(image.width, int(font.getlength(caption))))
+        for caption, image in shown.named_images
+    ]
+    pictures_width = sum(column + MARGIN for _, _, column in columns)
     named = max((font.getlength(phrase.line) + 2 * LINE for phrase in shown.phrases), default=0)
     text_width = min(longest, COLUMNS) * advance
     width = int(max(pictures_width, text_width, named, 480)) + 2 * MARGIN
-    below = 3 * LINE + max((image.height + MARGIN for image in shown.images), default=0)
+    below = 3 * LINE + max((image.height + MARGIN + LINE for image in shown.images), default=0)
     top = below + LINE * len(shown.phrases)
     canvas = Image.new("RGB", (width, top + LINE * len(lines) + MARGIN), "white")
     draw = ImageDraw.Draw(canvas)
     draw.text((MARGIN, MARGIN // 2), shown.title, "black", font)
     draw.text((MARGIN, MARGIN // 2 + LINE), shown.summary, "black", font)
     left = MARGIN
-    for image in shown.images:
-        canvas.paste(image, (left, 3 * LINE))
-        left += image.width + MARGIN
+    for caption, image, column in columns:
+        draw.text((left, 3 * LINE), caption, "black", font)
+        canvas.paste(image, (left, 4 * LINE))
+        left += column + MARGIN
     for row, phrase in enumerate(shown.phrases):
         y = below + row * LINE
         draw.rectangle((MARGIN, y, MARGIN + LINE - 4, y + LINE - 4), phrase.color)

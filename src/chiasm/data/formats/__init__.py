@@ -8,6 +8,7 @@ from chiasm.data.formats.medical import MEDICAL
 from chiasm.data.formats.messages import MESSAGES
 from chiasm.data.formats.narratives import NARRATIVES
 from chiasm.data.formats.nlvr import NLVR
+from chiasm.data.formats.pairs import PAIRS
 from chiasm.data.formats.reader import Format
 from chiasm.data.formats.refcoco import REFCOCO
 from chiasm.data.formats.vqa import VQA
@@ -16,6 +17,7 @@ from chiasm.data.formats.whole import WholeFormat
 FORMATS: dict[str, Format] = {
     "messages": MESSAGES,
     "llava": LLAVA,
+    "pairs": PAIRS,
     "vqa": VQA,
     "captioning": CAPTIONING,
     "medical": MEDICAL,

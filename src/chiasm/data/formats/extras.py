@@ -106,14 +106,15 @@ def _boxes(value: Any, images: int, fault: Report) -> list[Any]:
         return []
     for image, boxes in enumerate(value if several else [value]):
         for index, box in enumerate(boxes if isinstance(boxes, list) else [boxes]):
-            if not _is_box(box):
+            if not is_box(box):
                 place = f"boxes[{image}][{index}]" if several else f"boxes[{index}]"
                 allowed = "a box is [left, top, right, bottom] in pixels, with left < right"
                 fault(place, shown(box), f"{allowed} and top < bottom")
     return value
 
 
-def _is_box(box: Any) -> bool:
+def is_box(box: Any) -> bool:
+    """Whether a value is [left, top, right, bottom] with left < right and top < bottom."""
     return (
         isinstance(box, list)
         and len(box) == 4

@@ -25,6 +25,11 @@ ROLES: dict[str, Role] = {
 
 
 def claims(fields: Mapping[str, Any]) -> bool:
+    """Whether a record has `conversations` with `from` and `value`, and is no pair."""
+    return holds_turns(fields) and not {"image_orig", "image_recon"} & set(fields)
+
+
+def holds_turns(fields: Mapping[str, Any]) -> bool:
     """Whether a record has `conversations` with `from` and `value`."""
     entries = fields.get("conversations")
     return isinstance(entries, list) and any(
@@ -33,8 +38,13 @@ def claims(fields: Mapping[str, Any]) -> bool:
 
 
 def read(reader: RecordReader) -> None:
-    """Read the turns of a record."""
+    """Read the images and turns of a record."""
     reader.declared_images()
+    read_turns(reader)
+
+
+def read_turns(reader: RecordReader) -> None:
+    """Read the turns of a record."""
     for place, entry in reader.entries("conversations"):
         role = reader.role(entry.get("from"), f"{place}.from", ROLES)
         text = reader.text(entry.get("value"), f"{place}.value")

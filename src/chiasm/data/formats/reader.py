@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chiasm.core.errors import MediaError
-from chiasm.core.samples import ImageSource, Role, Sample, Turn
+from chiasm.core.samples import ImageSource, Pair, Role, Sample, Turn
 from chiasm.data.conversation import Fault, content_faults, role_faults, shown
 from chiasm.data.formats.extras import label, other_fields, read_truth
 from chiasm.data.formats.grounding import GroundingOptions
@@ -88,6 +88,8 @@ class RecordReader:
         self.options = options
         self.faults: list[Fault] = []
         self.media: list[Media] = []
+        self.beside: list[Media] = []
+        self.pair: Pair | None = None
         self.placeholders = 0
         self.identifier = ""
         self._turns: list[Turn] = []
@@ -160,24 +162,30 @@ class RecordReader:
 
     def add_image(self, value: Any, field: str) -> None:
         """Add an image: a path, a URI, bytes, or an object with `bytes`, `path` or `url`."""
+        self.media.append(Media(field, self._source(value, field)))
+
+    def add_beside(self, value: Any, field: str) -> ImageSource:
+        """Add an image that the text does not refer to, and return it."""
+        self.beside.append(Media(field, self._source(value, field)))
+        return self.beside[-1].source
+
+    def _source(self, value: Any, field: str) -> ImageSource:
+        """Return the source that a value stands for; empty bytes where it was reported."""
         if isinstance(value, dict):
             value = next(
                 (value[key] for key in ("bytes", "path", "url") if value.get(key) is not None), None
             )
         if isinstance(value, bytes):
-            self.media.append(Media(field, value))
-        elif isinstance(value, str) and value.strip() and "\0" not in value:
-            try:
-                inline = value[:5].lower() == "data:"
-                self.media.append(
-                    Media(field, value if inline else self.options.media_root / local_path(value))
-                )
-            except MediaError as error:
-                self.fault(field, str(error).rstrip("."), "allowed: paths and data: URIs")
-                self.media.append(Media(field, b""))
-        else:
+            return value
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
             self.fault(field, shown(value), "an image is a path, a data: URI or bytes")
-            self.media.append(Media(field, b""))
+            return b""
+        try:
+            inline = value[:5].lower() == "data:"
+            return value if inline else self.options.media_root / local_path(value)
+        except MediaError as error:
+            self.fault(field, str(error).rstrip("."), "allowed: paths and data: URIs")
+            return b""
 
     def take_image(self) -> int:
         """Return the index of the image that the next placeholder stands for."""
@@ -231,6 +239,7 @@ class RecordReader:
             group=group or self.options.group,
             truth=truth,
             origin=self.record.origin,
+            pair=self.pair,
         )
 
     @property
