@@ -1,4 +1,4 @@
-"""Parts of a dataset that share no image, for data that comes without a split."""
+"""Parts of a dataset that share no image or video, for data that comes without a split."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def split_by_image(
     The side of an image is a hash of `seed` and its name alone: it does not depend on the other
     images or their order, and is the same for all data sets that name the image alike (COCO's
     instances, panoptic segments and RefCOCO of one image). Samples that share an image directly or
-    through others stay together. Parts only come near their fractions.
+    through others stay together, and so do all samples of a video. Parts only come near their
+    fractions.
 
     Args:
         dataset: Samples with images; the images are not opened.
@@ -66,17 +67,26 @@ def split_by_image(
     Raises:
         InputError: The fractions do not sum to 1.
     """
-    if not fractions or min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-9:
-        raise InputError(
-            f"fractions {dict(fractions)} sum to {sum(fractions.values())}; give parts of at least "
-            "0 that sum to 1, for example train 0.8, held_out 0.2"
-        )
+    check_fractions(fractions)
     names = [_image_names(dataset[index]) for index in range(len(dataset))]
     first = _ties(names)
     places: dict[str, list[int]] = {name: [] for name in fractions}
     for index, found in enumerate(names):
         places[draw_part(first[found[0]], fractions, seed)].append(index)
     return {name: Part(dataset, tuple(found)) for name, found in places.items()}
+
+
+def check_fractions(fractions: Mapping[str, float]) -> None:
+    """Check shares of parts.
+
+    Raises:
+        InputError: There is none, one is negative, or they do not sum to 1.
+    """
+    if not fractions or min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-9:
+        raise InputError(
+            f"fractions {dict(fractions)} sum to {sum(fractions.values())}; give parts of at least "
+            "0 that sum to 1, for example train 0.8, held_out 0.2"
+        )
 
 
 def draw_part(key: str, fractions: Mapping[str, float], seed: int) -> str:
@@ -112,8 +122,12 @@ def image_name(source: ImageSource) -> str:
 
 
 def _image_names(sample: Sample) -> list[str]:
-    """Return the names of a sample's images; that of the sample where it has none."""
-    return [image_name(source) for source in sample.images] or [f"sample {sample.identifier}"]
+    """Return the names of a sample's images and video; that of the sample where it has none."""
+    names = [image_name(source) for source in sample.images]
+    # Clips of one recording often end in the same number, so a video is known by its whole name.
+    if isinstance(sample.video, str | Path):
+        names.append(f"video {Path(sample.video).stem}")
+    return names or [f"sample {sample.identifier}"]
 
 
 def _ties(names: Sequence[Sequence[str]]) -> dict[str, str]:
