@@ -32,6 +32,7 @@ from chiasm.language.loading import load_image_processor, load_tokenizer
 from chiasm.recipes.build import DTYPES, build_attributes, build_host, run_with_eyes
 from chiasm.recipes.loading import load_recipe
 from chiasm.recipes.mask_outline import outline_masks, outline_segmenter, picture_places
+from chiasm.recipes.pair_models import codes_of, outline_levels
 from chiasm.recipes.places import RECIPE_FILE, encoder_folder, host_folder
 from chiasm.recipes.schema import GroundingChoice, Recipe
 from chiasm.recipes.tokenizers import outline_tokenizer
@@ -83,7 +84,7 @@ class Outline:
 def outline_recipe(recipe: Recipe, base: Path) -> Outline:
     """Build a recipe's model without weights.
 
-    A checkpoint directory needs its `config.json` only. A host from scratch is small and is built.
+    A checkpoint directory needs its `config.json` only.
 
     Args:
         recipe: The recipe.
@@ -115,6 +116,8 @@ def outline_recipe(recipe: Recipe, base: Path) -> Outline:
     config = model.config.get_text_config()
     parts = {f"host_{name}": part for name, part in adapter.parts(model).items()}
     parts |= {f"encoder.{name}": tower.module for name, tower in towers.items()}
+    if recipe.family == "occlusion":
+        parts |= outline_levels(recipe, model.config, adapter)
     if recipe.fusion is not None:
         widths = {name: tower.width for name, tower in towers.items()}
         fusion = recipe.fusion.build(
@@ -126,7 +129,14 @@ def outline_recipe(recipe: Recipe, base: Path) -> Outline:
     decoder = model.get_submodule(adapter.decoder_name)
     targets = {n: m for n, m in decoder.named_modules() if isinstance(m, nn.Linear)}
     outline = Outline(
-        parts, towers, targets, config.vocab_size, host.preparer, host.prompter, tuple(notes)
+        parts,
+        towers,
+        targets,
+        config.vocab_size,
+        host.preparer,
+        host.prompter,
+        tuple(notes),
+        codes=codes_of(recipe, model.config),
     )
     return outline if recipe.family != "grounding" else _with_masks(recipe, host, outline, base)
 
@@ -163,7 +173,9 @@ class _HostOutline:
 def _host(recipe: Recipe, base: Path, notes: list[str]) -> _HostOutline:
     choice = recipe.base_host.model_copy(update={"lora": None})
     if choice.scratch is not None:
-        host = build_host(choice, base)
+        # Not all hosts from scratch are small: HTFA's sizes are those of real ones.
+        with torch.device("meta"):
+            host = build_host(choice, base)
         own = Prompter(host.tokenizer, host.image_token, host.image_text)
         return _HostOutline(host.model, host.adapter, host.preparer, own)
     folder, _ = host_folder(choice.path or "", base)

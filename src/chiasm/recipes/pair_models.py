@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from chiasm.encoders.codebook import CodebookConfig
 from chiasm.language.host import Host
-from chiasm.language.late import with_late_projector
+from chiasm.language.hosts.protocol import HostAdapter
+from chiasm.language.late import LATE, with_late_projector
 from chiasm.language.painter import give_tokenizer
 from chiasm.models.drawing import Drawing
 from chiasm.models.occlusion import Occlusion
@@ -65,6 +70,37 @@ def give_pictures(host: Host, config: CodebookConfig, base: Path) -> None:
     if config.path is not None:
         config = config.model_copy(update={"path": str(tokenizer_folder(config.path, base))})
     give_tokenizer(host, config.build().model)
+
+
+def outline_levels(recipe: Recipe, config: Any, adapter: HostAdapter) -> dict[str, nn.Module]:
+    """Return levels 1 and 2 by the names of their parts, on the meta device.
+
+    Args:
+        recipe: The recipe.
+        config: The configuration of the host's model.
+        adapter: Its family.
+    """
+    choice = recipe.occlusion or OcclusionChoice()
+    adapter = LATE.get(adapter.model_type, adapter)
+    with torch.device("meta"):
+        levels: dict[str, nn.Module] = {"pixel_blend": choice.blend.build()}
+        if choice.attention is not None:
+            width = adapter.token_width(config)
+            levels["aligned_attention"] = choice.attention.build(width=width)
+    return {name: part for name, part in levels.items() if list(part.parameters())}
+
+
+def codes_of(recipe: Recipe, config: Any) -> int:
+    """Return how many codes of a picture training writes into a row.
+
+    Args:
+        recipe: The recipe.
+        config: The configuration of the host's model.
+    """
+    choice = recipe.occlusion or OcclusionChoice()
+    if recipe.family != "occlusion" or choice.drawing is None:
+        return 0
+    return int(config.vq_config.num_patches**2) if "codes" in scored_branches(recipe) else 0
 
 
 def scored_branches(recipe: Recipe) -> frozenset[str]:

@@ -9,7 +9,7 @@ allocator take.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from chiasm.core.config import read_config
@@ -183,6 +183,10 @@ def plan_stages(
         measured: Bytes of activations and scores by stage, where they were measured.
     """
     parts = {part.name: part for part in list_parts(recipe, outline)}
+    if recipe.family == "occlusion":
+        # The tower reads original, reconstruction and blend; codes have a token that begins them.
+        text = tokens.text + outline.codes + bool(outline.codes)
+        tokens = replace(tokens, text=text, patches=3 * tokens.patches)
     ever: set[str] = set()
     stages = []
     for stage in recipe.training.stages:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ __all__ = [
     "Scene",
     "Thing",
     "fingerprint",
+    "scene_from_plain",
 ]
 
 RGB = tuple[float, float, float]
@@ -188,6 +190,24 @@ class Scene:
     def to_plain(self) -> dict[str, Any]:
         """Return the scene as dictionaries, lists and numbers, ready for JSON."""
         return asdict(self)
+
+
+def scene_from_plain(plain: Mapping[str, Any]) -> Scene:
+    """Return the scene that `Scene.to_plain` wrote down."""
+    background = dict(plain["background"])
+    background["colours"] = tuple(tuple(colour) for colour in background["colours"])
+    background["blobs"] = tuple(
+        Blob(**{**blob, "change": tuple(blob["change"])}) for blob in background["blobs"]
+    )
+    return Scene(
+        **{
+            **plain,
+            "background": Background(**background),
+            "things": tuple(Thing(**thing) for thing in plain["things"]),
+            "occluders": tuple(Occluder(**bar) for bar in plain["occluders"]),
+            "lighting": Lighting(**plain["lighting"]),
+        }
+    )
 
 
 def fingerprint(scene: Scene) -> str:
