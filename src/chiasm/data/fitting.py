@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from chiasm.core.errors import DataError
+from chiasm.core.errors import ChiasmError, DataError, MediaError
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.protocols import ImagePreparer, PreparedImages
 from chiasm.core.samples import Sample, Turn
@@ -112,6 +112,7 @@ def fit_rows(
     Raises:
         DataError: A row is too long and the policy is `error` or cannot make it fit, or every row
             was dropped.
+        MediaError: The preparer refuses an image; the message names its sample.
     """
     fitted = _render(rows, prompter, preparer, generation)
     if max_length is None or all(len(prompt) <= max_length for prompt in fitted.prompts):
@@ -153,9 +154,7 @@ def _too_long(sample: Sample, prompt: Prompt, max_length: int) -> str:
 def _render(
     rows: Sequence[Row], prompter: Prompter, preparer: ImagePreparer, generation: bool
 ) -> Fitted:
-    prepared = preparer.prepare(
-        [_resize(image, row.shrink) for row in rows for image in row.images]
-    )
+    prepared = _prepare(rows, preparer)
     geometries = list(prepared.geometries)
     prompts, first = [], 0
     for row in rows:
@@ -165,6 +164,27 @@ def _render(
         geometries[first:last] = map(_to_original, geometries[first:last], row.images)
         first = last
     return Fitted(list(rows), prompts, replace(prepared, geometries=tuple(geometries)))
+
+
+def _prepare(rows: Sequence[Row], preparer: ImagePreparer) -> PreparedImages:
+    """Prepare the images of all rows at once.
+
+    Raises:
+        MediaError: The preparer refuses an image; the message names its sample.
+    """
+    try:
+        return preparer.prepare([image for row in rows for image in _resized(row)])
+    except ChiasmError:
+        for row in filter(lambda row: row.images, rows):
+            try:
+                preparer.prepare(_resized(row))
+            except ChiasmError as error:
+                raise MediaError(f"{name_of(row.sample)}: {error}") from error
+        raise
+
+
+def _resized(row: Row) -> list[Image.Image]:
+    return [_resize(image, row.shrink) for image in row.images]
 
 
 def _resize(image: Image.Image, shrink: float) -> Image.Image:

@@ -168,6 +168,12 @@ def test_an_unreadable_image_is_named(host: Host) -> None:
         collator(host)([sample("2"), broken])
 
 
+def test_an_image_that_the_host_refuses_is_named_by_its_sample(host: Host) -> None:
+    wide = sample("wide", (3, 1206))
+    with pytest.raises(MediaError, match=r"^data.jsonl:wide: .*processor refuses"):
+        collator(host)([*MIXED, wide])
+
+
 def test_no_samples_and_wrong_options_are_refused(host: Host) -> None:
     with pytest.raises(DataError, match="empty list"):
         collator(host)([])
