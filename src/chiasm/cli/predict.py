@@ -10,6 +10,7 @@ from rich.table import Table
 
 from chiasm.cli.loading import Device, load_on
 from chiasm.cli.output import Json, emit
+from chiasm.cli.predict_usage import check_settings, check_usage
 
 if TYPE_CHECKING:
     from chiasm.inference.benchmark import Benchmark
@@ -46,7 +47,8 @@ MaskChoice = Annotated[
 ]
 Ground = Annotated[bool, typer.Option("--ground", help="Also point at the phrases of the answer.")]
 Phrases = Annotated[
-    str, typer.Option("--extractor", help="What finds phrases for --ground: rules or spacy.")
+    str | None,
+    typer.Option("--extractor", help="What finds phrases for --ground: rules (default) or spacy."),
 ]
 ChainOfThought = Annotated[
     str | None,
@@ -67,7 +69,7 @@ Temperature = Annotated[
     float, typer.Option(min=0.0, help="0 takes the likeliest token, above 0 samples.")
 ]
 TopP = Annotated[float, typer.Option("--top-p", help="With sampling: share of probability kept.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the sampling.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the sampling.")]
 MediaRoot = Annotated[
     Path | None, typer.Option(help="Folder that relative paths of --input start from.")
 ]
@@ -92,7 +94,7 @@ def predict(
     phrase: Phrase = None,
     mask: MaskChoice = None,
     ground: Ground = False,
-    extractor: Phrases = "rules",
+    extractor: Phrases = None,
     chain_of_thought: ChainOfThought = None,
     reconstruction: Reconstruction = None,
     video: Video = None,
@@ -121,7 +123,18 @@ def predict(
     shown = {"image": image, "reconstruction": reconstruction, "video": video}
     special = {"--compare-encoders": compare_encoders, "--benchmark": benchmark}
     closer = {"--ground": ground, "--chain-of-thought": chain_of_thought}
-    _check_usage(file, shown, {"--ask": ask, "--phrase": phrase, **closer}, special, output)
+    wanted = {"--ask": ask, "--phrase": phrase, **closer}
+    check_usage(file, shown, wanted, special, output)
+    settings = {
+        "--mask": mask is not None,
+        "--extractor": extractor is not None,
+        "--temperature": temperature > 0,
+        "--top-p": top_p != 1.0,
+        "--media-root": media_root is not None,
+        "--format": format != "auto",
+        "--skip-faulty": skip_faulty,
+    }
+    check_settings(file, wanted, settings)
     from chiasm.cli.predict_file import predict_file
     from chiasm.cli.predict_one import Wants, predict_one
     from chiasm.cli.predict_phrases import holds_phrases, predict_phrases
@@ -147,52 +160,9 @@ def predict(
         elif compare_encoders:
             _compare(model, image, ask or DEFAULT_QUESTION, max_new_tokens, json)
         else:
-            wants = Wants(
-                ask, tuple(phrase or ()), mask, extractor if ground else None, chain_of_thought
-            )
+            finder = (extractor or "rules") if ground else None
+            wants = Wants(ask, tuple(phrase or ()), mask, finder, chain_of_thought)
             predict_one(run, model, shown, wants, generation, output, as_json=json)
-
-
-def _check_usage(
-    file: Path | None,
-    shown: dict[str, Path | None],
-    wanted: dict[str, Any],
-    special: dict[str, bool],
-    output: Path | None,
-) -> None:
-    """Check that the options given belong together.
-
-    Raises:
-        BadParameter: They do not (exit code 2).
-    """
-    options = {**{f"--{name}": value for name, value in shown.items()}, **wanted, **special}
-    given = [name for name, value in options.items() if value]
-    if file is not None and given:
-        raise typer.BadParameter(
-            f"a file brings its own images and questions; leave out {', '.join(given)}",
-            param_hint="--input",
-        )
-    chosen = [name for name, value in special.items() if value]
-    if chosen:
-        others = [name for name in given if name not in ("--image", "--ask", chosen[0])]
-        others += ["--output"] if output is not None else []
-        if others:
-            raise typer.BadParameter(
-                f"goes with --image and --ask; leave out {', '.join(others)}", param_hint=chosen[0]
-            )
-        if shown["image"] is None:
-            raise typer.BadParameter("needs --image FILE", param_hint=chosen[0])
-    closer = [name for name in ("--ground", "--chain-of-thought") if wanted[name]]
-    if len(closer) > 1:
-        raise typer.BadParameter(f"choose one: {' or '.join(closer)}", param_hint=closer[0])
-    if closer and not (shown["image"] and wanted["--ask"]):
-        raise typer.BadParameter("needs --image FILE and --ask TEXT", param_hint=closer[0])
-    if file is None and not chosen and given in ([], ["--image"]):
-        raise typer.BadParameter(
-            "give --ask TEXT (with --image FILE), --phrase TEXT with --image FILE, or --input "
-            "FILE.jsonl",
-            param_hint="--ask",
-        )
 
 
 def _compare(

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from chiasm.cli.asking import asking
 from chiasm.cli.output import console, emit
-from chiasm.core.errors import DataError, InputError
+from chiasm.cli.writing import make_folder, writing
+from chiasm.core.errors import DataError
 
 if TYPE_CHECKING:
     from chiasm.core.samples import Sample
@@ -73,7 +74,8 @@ def predict_file(
     if output is None:
         document["predictions"] = predictions
     else:
-        write_predictions(output / PREDICTIONS, predictions)
+        with writing(output):
+            write_predictions(output / PREDICTIONS, predictions)
         document["files"] = [str(output / PREDICTIONS)]
     emit(document, as_json=as_json, render=lambda target: _show(document, target))
 
@@ -118,20 +120,6 @@ def read_questions(
     if not samples:
         raise DataError(f"{path}: no record can be answered; see what was skipped above")
     return samples, _records(report.faults)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for results, before the work that fills it.
-
-    Raises:
-        InputError: Something else has its name.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"--output {folder} cannot be made a folder: {error}; give another name"
-        ) from None
 
 
 def write_predictions(path: Path, predictions: Sequence[Mapping[str, Any]]) -> None:

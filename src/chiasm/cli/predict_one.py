@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 
 from chiasm.cli.output import console, emit
-from chiasm.cli.predict_file import PREDICTIONS, make_folder, write_predictions
-from chiasm.cli.predict_masks import show_masks, write_masks
+from chiasm.cli.predict_file import PREDICTIONS, write_predictions
+from chiasm.cli.predict_masks import OVERLAY, RUN_LENGTHS, show_masks, write_masks
+from chiasm.cli.writing import make_folder, writing
 from chiasm.core.config import lookup
 
 if TYPE_CHECKING:
@@ -106,7 +107,12 @@ def predict_one(
     if shown["video"] is not None and wants.question is None:
         document["segments"] = [vars(segment) for segment in session.watch()]
     if output is not None:
-        document["files"] = _save(output, document, said, [*said.masks, *masks], shown["image"])
+        with writing(output):
+            files = _save(output, document, said, [*said.masks, *masks], shown["image"])
+        document["files"] = [str(file) for file in files]
+        _tell_others(output, files)
+    if wants.extractor is not None and not said.masks:
+        console.print("the answer has no phrase to point at", markup=False)
     emit(document, as_json=as_json, render=lambda target: _show(document, said.answer, target))
 
 
@@ -194,7 +200,7 @@ def _save(
     said: _Said,
     masks: Sequence[Mask],
     image: Path | None,
-) -> list[str]:
+) -> list[Path]:
     """Write the prediction, for each stream its map over the image, masks, page and region."""
     from chiasm.inference.grounded_page import save_grounded
     from chiasm.inference.pictures import draw_map, read_picture
@@ -216,4 +222,16 @@ def _save(
         if said.thought is not None and said.thought.region is not None:
             files.append(folder / REGION)
             picture.crop(said.thought.region).save(files[-1])
-    return [str(file) for file in files]
+    return files
+
+
+def _tell_others(folder: Path, files: Sequence[Path]) -> None:
+    """Name what an earlier prediction left in the folder, which is not of this one."""
+    ours = ("mask-*.png", "gate-*.png", RUN_LENGTHS, OVERLAY, GROUNDED, REGION)
+    others = sorted(path.name for form in ours for path in folder.glob(form) if path not in files)
+    if others:
+        console.print(
+            f"{folder} still holds, of an earlier prediction: {', '.join(others)}",
+            markup=False,
+            soft_wrap=True,
+        )

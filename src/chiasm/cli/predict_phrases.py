@@ -13,13 +13,15 @@ from rich.console import Console
 
 from chiasm.cli.asking import asking
 from chiasm.cli.output import console, emit
-from chiasm.cli.predict_file import PREDICTIONS, make_folder, write_line, write_predictions
-from chiasm.core.errors import ChiasmError, DataError
+from chiasm.cli.predict_file import PREDICTIONS, write_line, write_predictions
+from chiasm.cli.writing import make_folder, writing
+from chiasm.core.errors import ChiasmError, DataError, MediaError
 
 if TYPE_CHECKING:
     from chiasm.core.samples import ImageSource
     from chiasm.data.conversation import Fault
     from chiasm.data.records import Record
+    from chiasm.inference.pointing import Pointing
     from chiasm.inference.senses import Sensing
 
 IMAGES = ("image", "image_path", "img_path")
@@ -48,14 +50,16 @@ def holds_phrases(path: Path, format: str) -> bool:
     from chiasm.data.formats import WHOLE_FILES
     from chiasm.data.records import read_records
 
-    if path.is_dir() or (format in WHOLE_FILES and format != "nlvr"):
+    forms = {name: form for name, form in WHOLE_FILES.items() if name != "nlvr"}
+    if path.is_dir() or format in forms:
         return True
     if format != "auto" or not path.is_file():
         return False
-    if any(form.finds(path) for name, form in WHOLE_FILES.items() if name != "nlvr"):
+    if any(form.finds(path) for form in forms.values()):
         return True
     records, _ = read_records(path)
-    return bool(records) and bool(set(TEXTS) & records[0].fields.keys())
+    fields = records[0].fields if records else {}
+    return bool(set(TEXTS) & fields.keys()) or any(form.claims(fields) for form in forms.values())
 
 
 def predict_phrases(
@@ -92,7 +96,7 @@ def predict_phrases(
 
     pointing = as_pointing(model)
     head = choose_head(pointing, mask)
-    records, faults = read_phrases(path, format, media_root)
+    records, faults = read_phrases(pointing, path, format, media_root)
     if faults and not skip_faulty:
         raise_faults(f"{path}, of which nothing was pointed at (see --skip-faulty)", faults)
     for fault in faults:
@@ -119,21 +123,30 @@ def predict_phrases(
     if output is None:
         document["predictions"] = predictions
     else:
-        write_predictions(output / PREDICTIONS, predictions)
+        with writing(output):
+            write_predictions(output / PREDICTIONS, predictions)
         document["files"] = [str(output / PREDICTIONS)]
     emit(document, as_json=as_json, render=lambda target: _show(document, target))
 
 
 def read_phrases(
-    path: Path, format: str, media_root: Path | None
+    model: Pointing, path: Path, format: str, media_root: Path | None
 ) -> tuple[list[PhraseRecord], list[Fault]]:
     """Read records of phrases, and everything that is wrong with them, pictures included.
+
+    Args:
+        model: What will be asked; it says which pictures and phrases it can read.
+        path: Records, or a set in one of the forms for grounding.
+        format: Form of the records, or `auto`.
+        media_root: Folder that relative media paths start from.
+
+    Returns:
+        The sound records, and the faults of the others.
 
     Raises:
         DataError: There is no such file, or `media_root` is no folder.
     """
-    from chiasm.data.conversation import Fault
-    from chiasm.data.media import load_image
+    from chiasm.data.reading import add_repeated
     from chiasm.data.records import read_records
 
     if media_root is not None and not media_root.is_dir():
@@ -143,41 +156,69 @@ def read_phrases(
     if read and set(TEXTS) & read[0].fields.keys():
         found = [_record(record, media_root or path.parent, faults) for record in read]
         records = [record for record in found if record is not None]
+        add_repeated(records, faults)
     else:
         records, faults = _read_set(path, format, media_root)
-    sound: dict[int, bool] = {}
-    for place, record in enumerate(records):
-        try:
-            load_image(record.image)
-            sound[place] = True
-        except ChiasmError as error:
-            faults.append(Fault(record.origin, "image", str(error), "give a picture"))
-    return [record for place, record in enumerate(records) if sound.get(place)], faults
+    wrong = {fault.origin for fault in faults}
+    faults += [fault for record in records for fault in _unreadable(model, record)]
+    unsound = {fault.origin for fault in faults}
+    # A sample of a set has the place of its first phrase, which may be faulty on its own.
+    dropped = unsound if plain and read else unsound - wrong
+    in_order = sorted(faults, key=lambda fault: fault.line)
+    return [record for record in records if record.origin not in dropped], in_order
+
+
+def _unreadable(model: Pointing, record: PhraseRecord) -> list[Fault]:
+    """Return what of a record the model cannot read."""
+    from chiasm.data.conversation import Fault
+    from chiasm.data.media import load_image
+    from chiasm.inference.pointing import check_readable
+
+    try:
+        check_readable(model, load_image(record.image), record.phrases)
+    except MediaError as error:
+        return [Fault(record.origin, "image", str(error), "give another picture")]
+    except ChiasmError as error:
+        return [Fault(record.origin, "phrases", str(error), "correct it, or leave the record out")]
+    return []
 
 
 def _record(record: Record, root: Path, faults: list[Fault]) -> PhraseRecord | None:
     from chiasm.data.conversation import Fault, shown
-    from chiasm.data.media import local_path
 
     fields = record.fields
     image = next((fields[name] for name in IMAGES if name in fields), None)
     given: Any = next((fields[name] for name in TEXTS if name in fields), None)
     phrases = [given] if isinstance(given, str) else given
     wrong = []
-    if not isinstance(image, str) or not image.strip():
-        wrong.append(Fault(record.origin, "image", shown(image), "a path is needed"))
     if not isinstance(phrases, list) or not phrases or not all(map(_is_phrase, phrases)):
         allowed = "a text that is not blank, or a list of such, is needed"
         wrong.append(Fault(record.origin, "phrases", shown(given), allowed))
+    place = _place(image, root)
+    if not isinstance(place, Path):
+        wrong.append(Fault(record.origin, "image", place, "a path is needed"))
     faults += wrong
-    if wrong or not isinstance(image, str):
+    if wrong or not isinstance(place, Path):
         return None
     return PhraseRecord(
         identifier=str(fields.get("id", f"{record.file.name}:{record.place}")),
-        image=root / local_path(image),
+        image=place,
         phrases=tuple(phrases),
         origin=record.origin,
     )
+
+
+def _place(image: object, root: Path) -> Path | str:
+    """Return where a picture lies, or what is wrong with what stands in its place."""
+    from chiasm.data.conversation import shown
+    from chiasm.data.media import local_path
+
+    if not isinstance(image, str) or not image.strip():
+        return shown(image)
+    try:
+        return root / local_path(image)
+    except MediaError as error:
+        return str(error)
 
 
 def _is_phrase(value: object) -> bool:

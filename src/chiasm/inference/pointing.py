@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from chiasm.core.errors import InputError
+from chiasm.data.collate import Collator
 from chiasm.inference.answers import Mask
 from chiasm.inference.senses import Sensing, check_sense
+from chiasm.models.phrase_samples import render_phrase, request_about
 
 MaskHead = Literal["coarse", "refined"]
 """Which head's mask is wanted: that of the attention maps, or the one refined on the pixels."""
@@ -29,6 +31,16 @@ class Pointing(Protocol):
     @property
     def mask_heads(self) -> tuple[str, ...]:
         """The heads that the model has, of `MaskHead`, the best one last."""
+        ...
+
+    @property
+    def collator(self) -> Collator:
+        """Prepares pictures, and renders what is said about them."""
+        ...
+
+    @property
+    def request(self) -> str:
+        """What the user asks, where phrases are pointed at outside a conversation."""
         ...
 
     def read_picture(self, image: Image.Image) -> Any:
@@ -100,6 +112,19 @@ def check_phrases(phrases: object) -> list[str]:
                 "is not blank"
             )
     return list(phrases)
+
+
+def check_readable(model: Pointing, image: Image.Image, phrases: Sequence[str]) -> None:
+    """Check that a model can read a picture and phrases about it, without running the model.
+
+    Raises:
+        InputError: The host cannot prepare the picture, or a phrase is too long for the model.
+        DataError: A phrase holds a special token of the host.
+    """
+    counts = model.collator.preparer.prepare([image]).token_counts
+    request = request_about(image, model.request)
+    for phrase in phrases:
+        render_phrase(model.collator, request, phrase, counts)
 
 
 def as_masks(found: Found, phrases: Sequence[str], image: Image.Image) -> list[Mask]:

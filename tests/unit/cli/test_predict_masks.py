@@ -118,10 +118,46 @@ def test_faults_are_told_before_any_file(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_phrase_needs_a_picture(run: Any) -> None:
-    done = run("pointer", "--phrase", "red")
-    assert done.exit_code == 1
-    assert "no image to point at" in done.stderr
+WRONG = [
+    (["--phrase", "red"], "--phrase: needs --image FILE"),
+    (["--image", "a.png", "--ask", "x", "--mask", "coarse"], "--mask: goes with --phrase,"),
+    (["--ask", "x", "--extractor", "rules"], "--extractor: goes with --ground"),
+    (["--ask", "x", "--media-root", "."], "--media-root: goes with --input"),
+    (["--ask", "x", "--format", "llava"], "--format: goes with --input"),
+    (["--ask", "x", "--skip-faulty"], "--skip-faulty: goes with --input"),
+    (
+        ["--image", "a.png", "--ask", "x", "--chain-of-thought", "object", "--temperature", "1"],
+        "--temperature: a closer look answers greedily",
+    ),
+    (["--ask", "x", "--seed", str(2**63)], "'--seed'"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG)
+def test_an_option_that_nothing_would_read_is_wrong_usage(
+    run: Any, words: list[str], message: str
+) -> None:
+    done = run("pointer", *words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in " ".join(done.stderr.split())
+
+
+def test_what_an_earlier_prediction_left_is_named(run: Any, image: Path, tmp_path: Path) -> None:
+    output = tmp_path / "found"
+    first = run("pointer", "--image", image, *PHRASES, "--output", output)
+    assert "still holds" not in first.stderr
+    (output / "mine.txt").write_text("x", encoding="utf-8")
+    again = run("pointer", "--image", image, "--phrase", "a green ball", "--output", output)
+    told = f"{output} still holds, of an earlier prediction: "
+    assert f"{told}mask-1-the-red-bar.png, mask-2-a-green-ball.png\n" in again.stderr
+    assert (output / "mask-1-the-red-bar.png").exists()
+
+
+def test_a_file_that_cannot_be_written_is_told(run: Any, image: Path, tmp_path: Path) -> None:
+    (tmp_path / "found" / "masks.json").mkdir(parents=True)
+    done = run("pointer", "--image", image, *PHRASES, "--output", tmp_path / "found")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "a result cannot be written" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from chiasm.cli.main import app
 from chiasm.core.run_length import decode_run_length
 from tests.unit.inference.duals import build_dual
-from tests.unit.inference.pointers import Pointer, scene
+from tests.unit.inference.pointers import build_pointer, scene
 
 
 @pytest.fixture
 def models() -> dict[str, Any]:
-    return {"pointer": Pointer(), "dual": build_dual()}
+    return {"pointer": build_pointer(), "dual": build_dual()}
 
 
 @pytest.fixture
@@ -36,6 +36,7 @@ def run(models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
 def write(folder: Path, records: list[Any]) -> Path:
     scene().save(folder / "a.png")
     scene(47, 97).save(folder / "b.png")
+    scene(3, 1206).save(folder / "wide.png")
     file = folder / "phrases.jsonl"
     file.write_text("\n".join(map(json.dumps, records)) + "\n", encoding="utf-8")
     return file
@@ -96,12 +97,39 @@ def test_sets_for_grounding_are_asked_without_their_masks(run: Any, tmp_path: Pa
     assert [mask["area"] for mask in prediction["masks"]] == [551, 336]
 
 
+def test_a_set_in_one_file_is_known_by_its_content(run: Any, tmp_path: Path) -> None:
+    scene().save(tmp_path / "a.png")
+    made = {
+        "images": [{"id": 7, "file_name": "a.png", "height": 61, "width": 83}],
+        "categories": [{"id": 3, "name": "red bar"}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 7,
+                "category_id": 3,
+                "segmentation": [[13, 11, 42, 11, 42, 30, 13, 30]],
+                "iscrowd": 0,
+            }
+        ],
+    }
+    file = tmp_path / "things.json"
+    file.write_text(json.dumps(made), encoding="utf-8")
+    done = run("pointer", file, "--json")
+    assert done.exit_code == 0, done.output
+    (prediction,) = json.loads(done.stdout)["predictions"]
+    assert [(mask["phrase"], mask["area"]) for mask in prediction["masks"]] == [("red bar", 551)]
+
+
 FAULTY = [
     {"image": "a.png", "phrase": "red"},
     {"image": "a.png", "phrases": []},
     {"image": "a.png", "phrases": ["red", " "]},
     {"phrase": "red"},
     {"image": "gone.png", "phrase": "red"},
+    {"image": "http://somewhere/a.png", "phrase": "red"},
+    {"image": "a.png", "phrases": ["red", "a <|image_pad|>"]},
+    {"image": "wide.png", "phrase": "red"},
+    {"id": "phrases.jsonl:1", "image": "a.png", "phrase": "red"},
 ]
 
 
@@ -111,9 +139,17 @@ def test_faults_are_told_at_once_before_any_mask(
     output = tmp_path / "found"
     done = run("pointer", write(tmp_path, FAULTY), "--output", output)
     assert (done.exit_code, done.stdout) == (1, "")
-    for line in (2, 3, 4, 5):
-        assert f"phrases.jsonl:{line}: " in done.stderr
-    for words in ("phrases: []", "image: None; a path is needed", "gone.png: does not exist"):
+    places = [done.stderr.index(f"phrases.jsonl:{line}: ") for line in range(2, 10)]
+    assert places == sorted(places)
+    for words in (
+        "phrases: []",
+        "image: None; a path is needed",
+        "gone.png: does not exist",
+        "http://somewhere/a.png: addresses on a network are not fetched",
+        "holds '<|image_pad|>', a special token of the host",
+        "(1206 x 3): absolute aspect ratio must be smaller than 200",
+        "id: 'phrases.jsonl:1' stands already at",
+    ):
         assert words in done.stderr
     assert models["pointer"].read == [] and not output.exists()
 
@@ -121,8 +157,9 @@ def test_faults_are_told_at_once_before_any_mask(
 def test_faulty_records_are_skipped_on_request(run: Any, tmp_path: Path) -> None:
     done = run("pointer", write(tmp_path, FAULTY), "--skip-faulty", "--json")
     document = json.loads(done.stdout)
-    assert (document["count"], document["faulty"]) == (1, 4)
-    assert done.stderr.count("skipped: ") == 4
+    assert (document["count"], document["faulty"]) == (1, 8)
+    assert [prediction["id"] for prediction in document["predictions"]] == ["phrases.jsonl:1"]
+    assert done.stderr.count("skipped: ") == 8
     nothing = run("pointer", write(tmp_path, FAULTY[1:2]), "--skip-faulty")
     assert nothing.exit_code == 1
     assert "no record with phrases can be pointed at" in nothing.stderr

@@ -64,6 +64,15 @@ def test_phrases_may_be_asked_beside_a_grounded_answer(run: Any, image: Path) ->
     assert [mask["phrase"] for mask in document["masks"]][1:] == ["the red bar"]
 
 
+def test_an_answer_without_phrases_is_told(
+    run: Any, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EXTRACTORS, "none", lambda text: [])
+    done = run("pointer", "--image", image, *ASK, "--ground", "--extractor", "none", "--json")
+    assert json.loads(done.stdout)["masks"] == []
+    assert "the answer has no phrase to point at" in done.stderr
+
+
 def test_a_closer_look(run: Any, image: Path, tmp_path: Path) -> None:
     output = tmp_path / "seen"
     words = ["--chain-of-thought", "question", "--output", output]

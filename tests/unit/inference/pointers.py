@@ -37,6 +37,8 @@ class Pointer:
         heads: The mask heads it has.
     """
 
+    request = "Name what is in the picture."
+
     def __init__(self, base: Any = None, heads: tuple[str, ...] = ("coarse", "refined")) -> None:
         self.base = base
         self.mask_heads = heads

@@ -131,3 +131,15 @@ def test_the_refiners_guess_is_the_score_within_bounds() -> None:
     guesses = torch.tensor([0.25, 1.5, -0.5])
     outputs = Outputs(masks={"refined": logits}, named={"refined.scores": guesses})
     assert [score for _, score in decide(outputs, "refined", [geometry] * 3)] == [0.25, 1.0, 0.0]
+
+
+def test_a_phrase_is_no_longer_than_the_recipe_allows(
+    model: Grounding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = model.read_picture(pictures(1)[0])
+    short = len(reading.prompt) + 30
+    monkeypatch.setattr(model.collator, "max_length", short)
+    assert len(model.point_at(reading, ["the cup"])) == 1
+    message = rf"phrase 'very .*\.\.\.: \d+ tokens .* recipe allows {short} \(data.max_length\)"
+    with pytest.raises(InputError, match=message):
+        model.point_at(reading, ["the cup", "very " * 40 + "old"])

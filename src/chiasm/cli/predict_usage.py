@@ -1,0 +1,92 @@
+"""Which options of `chiasm predict` belong together; none is ever left aside in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+CLOSER = ("--ground", "--chain-of-thought")
+POINTING = ("--phrase", *CLOSER)
+
+
+def check_usage(
+    file: Path | None,
+    shown: Mapping[str, Path | None],
+    wanted: Mapping[str, Any],
+    special: Mapping[str, bool],
+    output: Path | None,
+) -> None:
+    """Check what is asked for.
+
+    Args:
+        file: `--input`.
+        shown: What is shown, by the name of the option without its dashes.
+        wanted: `--ask` and what points, by option.
+        special: `--compare-encoders` and `--benchmark`.
+        output: `--output`.
+
+    Raises:
+        BadParameter: The options do not belong together (exit code 2).
+    """
+    options = {**{f"--{name}": value for name, value in shown.items()}, **wanted, **special}
+    given = [name for name, value in options.items() if value]
+    if file is not None and given:
+        raise typer.BadParameter(
+            f"a file brings its own images and questions; leave out {', '.join(given)}",
+            param_hint="--input",
+        )
+    chosen = [name for name, value in special.items() if value]
+    if chosen:
+        others = [name for name in given if name not in ("--image", "--ask", chosen[0])]
+        others += ["--output"] if output is not None else []
+        if others:
+            raise typer.BadParameter(
+                f"goes with --image and --ask; leave out {', '.join(others)}", param_hint=chosen[0]
+            )
+        if shown["image"] is None:
+            raise typer.BadParameter("needs --image FILE", param_hint=chosen[0])
+    closer = [name for name in CLOSER if wanted[name]]
+    if len(closer) > 1:
+        raise typer.BadParameter(f"choose one: {' or '.join(closer)}", param_hint=closer[0])
+    if closer and not (shown["image"] and wanted["--ask"]):
+        raise typer.BadParameter("needs --image FILE and --ask TEXT", param_hint=closer[0])
+    if wanted["--phrase"] and not shown["image"]:
+        raise typer.BadParameter("needs --image FILE", param_hint="--phrase")
+    if file is None and not chosen and given in ([], ["--image"]):
+        raise typer.BadParameter(
+            "give --ask TEXT (with --image FILE), --phrase TEXT with --image FILE, or --input "
+            "FILE.jsonl",
+            param_hint="--ask",
+        )
+
+
+def check_settings(
+    file: Path | None, wanted: Mapping[str, Any], settings: Mapping[str, bool]
+) -> None:
+    """Check that each setting has something to set.
+
+    Args:
+        file: `--input`.
+        wanted: See `check_usage`.
+        settings: Whether an option was given another value than its default.
+
+    Raises:
+        BadParameter: A setting would be left aside (exit code 2).
+    """
+    pointing = file is not None or any(wanted[name] for name in POINTING)
+    greedy = bool(wanted["--chain-of-thought"])
+    rules = {
+        "--mask": (pointing, "goes with --phrase, --ground, --chain-of-thought or --input"),
+        "--extractor": (bool(wanted["--ground"]), "goes with --ground"),
+        "--temperature": (not greedy, "a closer look answers greedily; leave it out"),
+        "--top-p": (not greedy, "a closer look answers greedily; leave it out"),
+        **dict.fromkeys(
+            ("--media-root", "--format", "--skip-faulty"), (file is not None, "goes with --input")
+        ),
+    }
+    for name, (fits, told) in rules.items():
+        if settings[name] and not fits:
+            raise typer.BadParameter(told, param_hint=name)
