@@ -26,7 +26,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def load_answerer(run: str) -> ModelAnswerer:
-    """Load a run that answers questions.
+    """Load a run that answers questions, onto the device of this process.
 
     Args:
         run: A run directory, or the name of a shipped model.
@@ -35,11 +35,16 @@ def load_answerer(run: str) -> ModelAnswerer:
         InputError: The run is of a model without language.
         CheckpointError: The run cannot be loaded.
     """
+    from accelerate import PartialState
+
     from chiasm.evaluation.answering import ModelAnswerer
     from chiasm.models.dual_encoder import DualEncoder
+    from chiasm.models.grounding import Grounding
     from chiasm.recipes.loading import load_run
 
-    model = load_run(run)
+    loaded = load_run(run).to(PartialState().device)
+    # What points answers as its base does.
+    model = loaded.base if isinstance(loaded, Grounding) else loaded
     if not isinstance(model, DualEncoder):
         raise InputError(
             f"{run} is a {type(model).__name__}, which answers no questions; give a run of a model "

@@ -12,10 +12,13 @@ from chiasm.cli.asking import asking, load_answerer
 from chiasm.cli.evaluate_masks import evaluate_masks_of
 from chiasm.cli.evaluate_thoughts import evaluate_thoughts_of
 from chiasm.cli.output import Json, console, emit
+from chiasm.cli.writing import check_report, writing
 
 if TYPE_CHECKING:
     from chiasm.evaluation.report import EvaluationReport, GroupResult
 
+MASKS, THOUGHTS = "grounding", "chain_of_thought"
+"""Suites that are no table of metrics on answers."""
 
 Run = Annotated[str, typer.Argument(help="A run directory, or the name of a shipped model.")]
 Data = Annotated[Path, typer.Option(help="Dataset file: JSON, JSONL or Parquet.")]
@@ -40,9 +43,10 @@ KeepHistory = Annotated[
     bool, typer.Option(help="Ask later turns with the true earlier ones before them.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Questions or samples a batch.")]
-Seed = Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap intervals.")]
 Thought = Annotated[
-    str, typer.Option(help="Of that suite: look closer at the object, the question, or none.")
+    str | None,
+    typer.Option(help="Of that suite: look closer at the object (default), the question, or none."),
 ]
 JudgeUrl = Annotated[
     str | None,
@@ -63,7 +67,7 @@ def evaluate(
     keep_history: KeepHistory = False,
     batch_size: BatchSize = 16,
     seed: Seed = 0,
-    chain_of_thought: Thought = "object",
+    chain_of_thought: Thought = None,
     judge_url: JudgeUrl = None,
     judge_model: JudgeModel = None,
     json: Json = False,
@@ -77,6 +81,9 @@ def evaluate(
         chiasm evaluate tiny-grounding --data world/test.refer.jsonl --suite grounding
         chiasm evaluate runs/pointer --data viscot.json --suite chain_of_thought
     """
+    judge = (judge_url, judge_model)
+    _check_usage(suite, train_data, keep_history, (chain_of_thought, *judge))
+    _check_names(suite, output)
     from chiasm.data.dataset import load_dataset
     from chiasm.evaluation.bootstrap import Bootstrap
     from chiasm.evaluation.processes import join_processes
@@ -84,13 +91,13 @@ def evaluate(
     from chiasm.evaluation.runner import evaluate as run_evaluation
 
     state = join_processes()
-    if suite == "chain_of_thought":
+    if suite == THOUGHTS:
         evaluate_thoughts_of(
             run,
             data,
             media_root,
-            chain_of_thought,
-            judge=(judge_url, judge_model),
+            chain_of_thought or "object",
+            judge=judge,
             state=state,
             output=output,
             seed=seed,
@@ -99,7 +106,7 @@ def evaluate(
         return
     samples = list(load_dataset(data, media_root=media_root))
     training = None if train_data is None else list(load_dataset(train_data))
-    if suite == "grounding":
+    if suite == MASKS:
         evaluate_masks_of(
             run,
             samples,
@@ -127,12 +134,60 @@ def evaluate(
         )
     if not state.is_main_process:
         return
+    _finish(report, output, json)
+
+
+def _finish(report: "EvaluationReport", output: Path | None, as_json: bool) -> None:
+    """Write and show a report."""
     document = report.to_json()
     if output is not None:
-        paths = report.save(output)
+        with writing(output):
+            paths = report.save(output)
         document["files"] = [str(path) for path in paths]
         console.print(f"wrote {paths[0]} and {paths[1]}", markup=False, soft_wrap=True)
-    emit(document, as_json=json, render=lambda target: _show(report, target))
+    emit(document, as_json=as_json, render=lambda target: _show(report, target))
+
+
+def _check_usage(
+    suite: str,
+    train_data: Path | None,
+    keep_history: bool,
+    thoughts: tuple[str | None, ...],
+) -> None:
+    """Check that no option is given that the suite would leave aside.
+
+    Raises:
+        BadParameter: One is (exit code 2).
+    """
+    names = ("--chain-of-thought", "--judge-url", "--judge-model")
+    given = [name for name, value in zip(names, thoughts, strict=True) if value is not None]
+    if given and suite != THOUGHTS:
+        raise typer.BadParameter(f"goes with --suite {THOUGHTS}", param_hint=given[0])
+    if keep_history and suite in (MASKS, THOUGHTS):
+        raise typer.BadParameter(
+            f"suite {suite!r} asks no later turns; leave it out", param_hint="--keep-history"
+        )
+    if train_data is not None and suite == THOUGHTS:
+        raise typer.BadParameter(
+            f"suite {suite!r} has no baseline to fit; leave it out", param_hint="--train-data"
+        )
+
+
+def _check_names(suite: str, output: Path | None) -> None:
+    """Check the suite and the place of the report before anything is loaded.
+
+    Raises:
+        UnknownNameError: No such suite.
+        InputError: The report cannot be written there.
+    """
+    from chiasm.core.config import lookup
+    from chiasm.evaluation.saving import page_path, predictions_path
+    from chiasm.evaluation.suites import SUITES
+
+    lookup({**SUITES, **dict.fromkeys((MASKS, THOUGHTS))}, suite, "suite")
+    if output is not None:
+        pages = (page_path(output),) if suite == MASKS else ()
+        check_report(output, predictions_path(output), *pages)
 
 
 def _show(report: "EvaluationReport", target: Console) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from chiasm.cli.asking import asking
 from chiasm.cli.output import console, emit
+from chiasm.cli.writing import writing
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -57,6 +58,7 @@ def evaluate_masks_of(
     from chiasm.evaluation.grounding import GroundingOptions, evaluate_masks
     from chiasm.evaluation.grounding_model import ModelGrounder
     from chiasm.evaluation.grounding_page import save_page
+    from chiasm.evaluation.saving import page_path
     from chiasm.inference.senses import check_sense
     from chiasm.recipes.loading import load_run
 
@@ -76,10 +78,8 @@ def evaluate_masks_of(
         return
     document = report.to_json()
     if output is not None:
-        paths = (
-            *report.save(output),
-            save_page(report, samples, output.with_suffix(".html"), seed),
-        )
+        with writing(output):
+            paths = (*report.save(output), save_page(report, samples, page_path(output), seed))
         document["files"] = [str(path) for path in paths]
         console.print(f"wrote {', '.join(document['files'])}", markup=False, soft_wrap=True)
     emit(document, as_json=as_json, render=lambda target: _show(report, target))

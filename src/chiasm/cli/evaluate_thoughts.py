@@ -12,6 +12,7 @@ from rich.table import Table
 
 from chiasm.cli.asking import asking
 from chiasm.cli.output import console, emit
+from chiasm.cli.writing import writing
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -83,7 +84,8 @@ def evaluate_thoughts_of(
         return
     document = report.to_json()
     if output is not None:
-        document["files"] = [str(path) for path in report.save(output)]
+        with writing(output):
+            document["files"] = [str(path) for path in report.save(output)]
         console.print(f"wrote {', '.join(document['files'])}", markup=False, soft_wrap=True)
     emit(document, as_json=as_json, render=lambda target: _show(report, target))
 

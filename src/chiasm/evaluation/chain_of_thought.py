@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from chiasm.evaluation.judges import Judge, Score, as_judge, contains_match
 from chiasm.evaluation.protocols import Described, settings_of
 from chiasm.evaluation.provenance import code_commit, fingerprint, installed_versions
 from chiasm.evaluation.region_questions import REGION
+from chiasm.evaluation.saving import save_report
 from chiasm.inference.chain_of_thought import ANSWER_TOKENS, Closer, Thought, ThoughtAnswer
 
 SUITE = "chain_of_thought"
@@ -89,6 +89,11 @@ class ThoughtScore:
     region_iou: float | None
     box_iou: float | None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the line of the predictions file."""
+        line = asdict(self)
+        return {"id": line.pop("identifier"), **line}
+
 
 @dataclass(frozen=True)
 class ThoughtGroup:
@@ -146,17 +151,7 @@ class ThoughtReport:
         Returns:
             Both paths.
         """
-        report = Path(path)
-        report.parent.mkdir(parents=True, exist_ok=True)
-        predictions = report.with_name(f"{report.stem}.predictions.jsonl")
-        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        report.write_text(f"{text}\n", encoding="utf-8")
-        with predictions.open("w", encoding="utf-8") as file:
-            for score in self.scores:
-                line = asdict(score)
-                file.write(json.dumps({"id": line.pop("identifier"), **line}, ensure_ascii=False))
-                file.write("\n")
-        return report, predictions
+        return save_report(path, self.to_json(), (score.to_json() for score in self.scores))
 
 
 def evaluate_thoughts(

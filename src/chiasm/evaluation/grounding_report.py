@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from chiasm.evaluation.bootstrap import Bootstrap, Interval
 from chiasm.evaluation.mask_overlap import Overlap, scores_of
+from chiasm.evaluation.saving import save_report
 
 
 @dataclass(frozen=True)
@@ -139,15 +139,7 @@ class GroundingReport:
         Returns:
             Both paths.
         """
-        report = Path(path)
-        report.parent.mkdir(parents=True, exist_ok=True)
-        predictions = report.with_name(f"{report.stem}.predictions.jsonl")
-        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        report.write_text(f"{text}\n", encoding="utf-8")
-        with predictions.open("w", encoding="utf-8") as file:
-            for score in self.scores:
-                file.write(json.dumps(score.to_json(), ensure_ascii=False) + "\n")
-        return report, predictions
+        return save_report(path, self.to_json(), (score.to_json() for score in self.scores))
 
 
 def summarise(scores: Sequence[PhraseScore], bootstrap: Bootstrap) -> Summary:

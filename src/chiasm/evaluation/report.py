@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from chiasm.evaluation.bootstrap import Interval
+from chiasm.evaluation.saving import save_report
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,6 @@ class EvaluationReport:
         Returns:
             Both paths.
         """
-        report = Path(path)
-        report.parent.mkdir(parents=True, exist_ok=True)
-        predictions = report.with_name(f"{report.stem}.predictions.jsonl")
-        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        report.write_text(f"{text}\n", encoding="utf-8")
-        with predictions.open("w", encoding="utf-8") as file:
-            for prediction in self.predictions:
-                file.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
-        return report, predictions
+        return save_report(
+            path, self.to_json(), (prediction.to_json() for prediction in self.predictions)
+        )

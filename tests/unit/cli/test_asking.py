@@ -72,6 +72,7 @@ def test_unknown_suite_is_a_fault_of_the_user(data, eyes):
     done = run("evaluate", "eyes", "--data", data, "--suite", "answer")
     assert done.exit_code == 1
     assert "unknown suite 'answer'" in done.stderr
+    assert "chain_of_thought, grounding" in done.stderr
 
 
 def test_analyze_writes_the_page_and_numbers(data, eyes, tmp_path):

@@ -131,3 +131,34 @@ def test_a_run_that_does_not_point(run: Any) -> None:
     done = run("dual")
     assert (done.exit_code, done.stdout) == (1, "")
     assert "this model has no 'point'" in done.stderr
+
+
+def test_where_the_report_goes_is_checked_before_the_work(
+    run: Any, models: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    models["fine"].modes.clear()
+    for place, message in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "file" / "a.json", "cannot be made a folder"),
+        (tmp_path / "a.html", "is the name of another result"),
+    ):
+        done = run("fine", "--output", place)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert message in done.stderr
+    assert models["fine"].modes == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--keep-history"], "--keep-history: suite 'grounding' asks no later turns"),
+        (["--judge-url", "http://x"], "--judge-url: goes with --suite chain_of_thought"),
+        (["--chain-of-thought", "none"], "--chain-of-thought: goes with --suite chain_of_thought"),
+        (["--seed", "-1"], "'--seed'"),
+    ],
+)
+def test_options_that_the_suite_would_not_read(run: Any, words: list[str], message: str) -> None:
+    done = run("fine", *words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in " ".join(done.stderr.split())

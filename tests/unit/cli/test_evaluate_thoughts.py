@@ -72,3 +72,9 @@ def test_wrong_use_and_faults(run: Any) -> None:
     assert "chain of thought 'v2'; allowed: object, question, none" in unknown.stderr
     mute = run("dual", "--chain-of-thought", "none")
     assert mute.exit_code == 1 and "no 'point'" in mute.stderr
+
+
+def test_training_data_is_no_option_of_the_suite(run: Any) -> None:
+    done = run("pointer", "--train-data", "a.jsonl")
+    assert done.exit_code == 2
+    assert "has no baseline to fit" in " ".join(done.stderr.split())

@@ -11,8 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from chiasm import Session
+from chiasm.cli.asking import load_answerer
 from chiasm.cli.main import app
 from chiasm.core.run_length import decode_run_length
+from chiasm.data.chat import read_messages
 from chiasm.evaluation.bootstrap import Bootstrap
 from chiasm.evaluation.grounding import GroundingOptions, evaluate_masks
 from chiasm.evaluation.grounding_model import ModelGrounder
@@ -126,3 +128,15 @@ def test_the_verb_writes_what_the_session_finds(
     session.set(image=IMAGE)
     (mask,) = session.point(PHRASES[:1])
     assert json.loads(done.stdout)["masks"] == [json.loads(json.dumps(mask.document()))]
+
+
+def test_what_points_is_asked_and_scored_like_its_base(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chiasm.recipes.loading.load_run", {"grounder": model}.__getitem__)
+    answerer = load_answerer("grounder")
+    content = [{"type": "image", "image": IMAGE}, {"type": "text", "text": "What is there?"}]
+    messages = [{"role": "user", "content": content}]
+    expected = model.chat(messages, max_new_tokens=answerer.max_new_tokens)
+    assert answerer.answers([read_messages(messages)]) == [expected]
+    assert answerer.describe()["model"] == "grounder"
