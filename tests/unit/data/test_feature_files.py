@@ -148,7 +148,7 @@ def test_the_real_features_are_in_the_order_of_their_labels(shared_data: Path) -
         step: (means[step:] * means[:-step]).sum(1)[videos.labels[step:] == videos.labels[:-step]]
         for step in (1, 30)
     }
-    assert np.median(alike[1]) > 0.85 > 0.7 > np.median(alike[30])
+    assert np.median(alike[1]) > 0.8 > 0.6 > np.median(alike[30])
     # A group of UCF-101 holds four to seven clips.
     parts = split_by_runs(videos, 0.2, longest_group=7, seed=0)
     assert len(parts["held_out"]) == pytest.approx(0.2 * 1442, abs=15)
