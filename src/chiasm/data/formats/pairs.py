@@ -14,8 +14,12 @@ is optional:
 - `image_target`: `image_orig` as it is without the occluder, of the same size.
 - `box_orig`, `box_recon`: the box of the whole thing, hidden parts included, in each picture:
   [left, top, right, bottom] in its pixels.
+- `truth`: an object with whatever else is known, which no model is given, for `Sample.truth`: the
+  hidden share under `fraction`, and as COCO run lengths under `whole` and `hidden` the pixels of
+  the thing and those of them that are hidden.
 
-They become `Sample.pair`. A file holds one object, a list of them, or one a line.
+The pictures, mask and boxes become `Sample.pair`. A file holds one object, a list of them, or one
+a line.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from chiasm.core.errors import MediaError
+from chiasm.core.errors import InputError, MediaError
+from chiasm.core.run_length import decode_run_length
 from chiasm.core.samples import Box, ImageSource, MaskSource, Pair
 from chiasm.data.conversation import shown
 from chiasm.data.formats import llava
@@ -34,6 +39,9 @@ from chiasm.data.media import local_path
 
 ORIGINAL, RECONSTRUCTION, TARGET = "image_orig", "image_recon", "image_target"
 MASK, BOX, RECONSTRUCTION_BOX = "occlusion_mask", "box_orig", "box_recon"
+TRUTH = "truth"
+TRUE_MASKS = ("whole", "hidden")
+"""Keys of the truth that hold masks."""
 
 
 def claims(fields: Mapping[str, Any]) -> bool:
@@ -60,7 +68,27 @@ def read(reader: RecordReader) -> None:
         reconstruction_box=_box(reader, RECONSTRUCTION_BOX),
         target=_beside(reader, TARGET),
     )
+    reader.truth = _truth(reader)
     llava.read_turns(reader)
+
+
+def _truth(reader: RecordReader) -> dict[str, Any]:
+    value = reader.fields.get(TRUTH)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        reader.fault(TRUTH, shown(value), "an object with what is known: {name: value}")
+        return {}
+    truth = dict(value)
+    for key in TRUE_MASKS:
+        if key in truth:
+            place = f"{TRUTH}.{key}"
+            try:
+                truth[key] = decode_run_length(truth[key], place)
+            except (InputError, TypeError) as error:
+                words = str(error).removeprefix(f"{place}: ")
+                reader.fault(place, words, "COCO run lengths: size [height, width] and counts")
+    return truth
 
 
 def _beside(reader: RecordReader, field: str) -> ImageSource | None:
@@ -109,5 +137,6 @@ PAIRS = Format(
         MASK,
         BOX,
         RECONSTRUCTION_BOX,
+        TRUTH,
     ),
 )

@@ -90,6 +90,7 @@ class RecordReader:
         self.media: list[Media] = []
         self.beside: list[Media] = []
         self.pair: Pair | None = None
+        self.truth: dict[str, Any] = {}
         self.placeholders = 0
         self.identifier = ""
         self._turns: list[Turn] = []
@@ -227,7 +228,7 @@ class RecordReader:
         ]
         self.identifier, group = self._identifier(), label(self.fields, "group", self.fault)
         answers = sum(turn.role == "assistant" for turn in self._turns)
-        truth = read_truth(self.fields, len(self.media), answers, self.fault)
+        truth = self.truth | read_truth(self.fields, len(self.media), answers, self.fault)
         if rest := other_fields(self.fields, (*self.consumed, *IMAGE_FIELDS)):
             truth["fields"] = rest
         if self.faults:

@@ -7,7 +7,7 @@ painted without the occluder. Questions are about the hidden thing as it truly i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,20 @@ NAMES = ("the hidden thing", "the covered thing", "the partly hidden thing")
 
 KINDS = ("colour", "shape", "texture", "size")
 """The question kinds there are about a hidden thing."""
+
+TRUTHS = (
+    "fraction",
+    "level",
+    "cover",
+    "errors",
+    "whole",
+    "hidden",
+    "whole_box",
+    "reconstruction_box",
+    "attributes",
+    "shown",
+)
+"""What `pair_of` says is true of a pair; no model is given it."""
 
 
 class OcclusionConfig(Config):
@@ -163,6 +177,11 @@ def pair_of(
         "attributes": occlusion.scene.attributes(0),
         "shown": occlusion.shown.attributes(0),
     }
+
+
+def pair_truth(truth: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of `Sample.truth` that `pair_of` wrote."""
+    return {key: truth[key] for key in TRUTHS if key in truth}
 
 
 def box_of(mask: NDArray[np.bool_]) -> Box:

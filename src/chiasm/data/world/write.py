@@ -9,7 +9,7 @@
       SPLIT.refer.jsonl         referring expressions, each with the mask it points at
 
 All paths inside the files are relative to OUTPUT. Masks are COCO run-length codes. Moving worlds
-are written as videos; see `motion_write`.
+are written as videos, see `motion_write`; worlds of pairs with all pictures, see `pair_writing`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from chiasm.core.errors import InputError, UnknownNameError
 from chiasm.data.world.motion_sampling import MotionConfig
 from chiasm.data.world.motion_worlds import MOTION_WORLDS
 from chiasm.data.world.motion_write import write_motion_split
+from chiasm.data.world.pair_writing import write_pair_split
 from chiasm.data.world.sampling import SPLITS, stream
 from chiasm.data.world.scene import SHAPES
 from chiasm.data.world.words import caption, references
@@ -134,6 +135,9 @@ def _write_split(
     """Write the files of one split, yielding after each scene."""
     if isinstance(config, MotionConfig):
         yield from write_motion_split(folder, config, split, seed, count, questions)
+        return
+    if config.occlusion is not None:
+        yield from write_pair_split(folder, config, split, seed, count, questions)
         return
     (folder / "images" / split).mkdir(parents=True)
     captions: list[Json] = []
