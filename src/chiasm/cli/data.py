@@ -27,8 +27,8 @@ Format = Annotated[
     str,
     typer.Option(
         "--format",
-        help="auto, messages, llava, pairs, vqa, captioning, medical, nlvr; with masks: phrases, refcoco, "
-        "narratives, coco_instances, coco_panoptic; of videos: videos.",
+        help="auto, messages, llava, pairs, vqa, captioning, medical, nlvr; with masks: phrases, "
+        "refcoco, narratives, coco_instances, coco_panoptic; of videos: videos.",
     ),
 ]
 MediaRoot = Annotated[
