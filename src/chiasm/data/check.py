@@ -12,6 +12,7 @@ from typing import Any
 from chiasm.core.errors import ChiasmError, DataError, FaultListError, InputError, MediaError
 from chiasm.core.protocols import ImagePreparer
 from chiasm.core.samples import Sample
+from chiasm.data.check_videos import VideoInspector
 from chiasm.data.conversation import Fault, shown
 from chiasm.data.formats import AUTO
 from chiasm.data.formats.grounding import GroundingOptions
@@ -47,6 +48,9 @@ class Report:
         masks: Those of them whose mask was read and is sound.
         pairs: Samples with a reconstruction.
         dropped: What the format leaves out on purpose, and how often, by reason.
+        videos: Samples that name a video.
+        distinct_videos: Different videos among them without fault.
+        video_seconds: Length of these together.
     """
 
     path: str
@@ -64,6 +68,9 @@ class Report:
     masks: int = 0
     pairs: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
+    videos: int = 0
+    distinct_videos: int = 0
+    video_seconds: float = 0.0
 
     @property
     def histogram(self) -> list[tuple[int, int]]:
@@ -98,6 +105,9 @@ class Report:
             "masks": self.masks,
             "pairs": self.pairs,
             "dropped": dict(self.dropped),
+            "videos": self.videos,
+            "distinct_videos": self.distinct_videos,
+            "video_seconds": self.video_seconds,
             "tokens": self._token_counts() if self.lengths else None,
         }
 
@@ -175,6 +185,9 @@ def check(
         masks=inspector.masks,
         pairs=sum(sample.pair is not None for sample in samples),
         dropped=reading.dropped,
+        videos=inspector.videos.named,
+        distinct_videos=inspector.videos.sound,
+        video_seconds=inspector.videos.seconds,
     )
 
 
@@ -217,6 +230,7 @@ class _Inspector:
         self.lengths: list[int] = []
         self.supervised = 0
         self.masks = 0
+        self.videos = VideoInspector()
         self._seen: dict[Any, _Decoded] = {}
 
     @property
@@ -238,6 +252,7 @@ class _Inspector:
                 m.field: (image.width, image.height) for m, image in pictures if not image.fault
             }
             self.faults += pair_faults(entry.sample.pair, sizes, entry.origin)
+        self.faults += self.videos.inspect(entry.sample)
         decoded = decoded[: len(entry.sample.images)]
         self._check_boxes(entry.sample, decoded)
         self._check_phrases(entry.sample, decoded)

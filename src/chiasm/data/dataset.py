@@ -236,6 +236,7 @@ class DatasetConfig(Config):
         "narratives",
         "coco_instances",
         "coco_panoptic",
+        "videos",
     ]
     args: DatasetArguments | None = None
     datasets: tuple[DatasetConfig, ...] = ()

@@ -11,6 +11,7 @@ from chiasm.data.formats.nlvr import NLVR
 from chiasm.data.formats.pairs import PAIRS
 from chiasm.data.formats.reader import Format
 from chiasm.data.formats.refcoco import REFCOCO
+from chiasm.data.formats.videos import VIDEOS
 from chiasm.data.formats.vqa import VQA
 from chiasm.data.formats.whole import WholeFormat
 
@@ -31,6 +32,7 @@ WHOLE_FILES: dict[str, WholeFormat] = {
     "narratives": NARRATIVES,
     "coco_instances": COCO_INSTANCES,
     "coco_panoptic": COCO_PANOPTIC,
+    "videos": VIDEOS,
 }
 """Name to format, for those in which a record alone is no sample."""
 
