@@ -48,7 +48,7 @@ from chiasm.training.settings import StageSettings, TrainingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-Family = DualEncoder | CellClassifier | Grounding | Segmenter | Occlusion
+Family = DualEncoder | CellClassifier | Grounding | Segmenter | Tokenizer | Occlusion
 
 
 def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:

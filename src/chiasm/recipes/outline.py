@@ -68,6 +68,7 @@ class Outline:
         notes: What had to be assumed.
         places: Places that a refiner or segmenter makes of a picture.
         values: By part how many numbers it computes for one picture, where that was counted.
+        codes: Codes of a picture that are written into a row.
     """
 
     parts: Mapping[str, nn.Module]
@@ -79,6 +80,7 @@ class Outline:
     notes: tuple[str, ...]
     places: int = 0
     values: Mapping[str, int] = field(default_factory=dict)
+    codes: int = 0
 
 
 def outline_recipe(recipe: Recipe, base: Path) -> Outline:
