@@ -34,6 +34,9 @@ MAX_PIXELS = 89_478_485
 
 Decode = Callable[[Image.Image, str], Image.Image]
 
+_PNG_HEADER = 8
+"""Bytes before the first chunk of a PNG."""
+
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):")  # two letters or more: C:\ is no scheme
 
 
@@ -161,7 +164,28 @@ def _open(file: IO[bytes], name: str, decode: Decode | None = None) -> Image.Ima
     except Exception as error:
         raise MediaError(f"{name}: cannot be opened: {_reason(error)}") from error
     with image:
-        return (decode or _decode)(image, name)
+        decoded = (decode or _decode)(image, name)
+    if image.format == "PNG":
+        _check_png_end(file, name)
+    return decoded
+
+
+def _check_png_end(file: IO[bytes], name: str) -> None:
+    """Check that a PNG has its last chunk; the decoder is content when it has all pixels.
+
+    Raises:
+        MediaError: The file is cut off.
+    """
+    file.seek(_PNG_HEADER)
+    while len(head := file.read(8)) == 8:
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"IEND" and len(file.read(4)) == 4:
+            return
+        file.seek(length + 4, io.SEEK_CUR)
+    raise MediaError(
+        f"{name}: cannot be decoded, it is truncated or damaged: its end is missing; write or "
+        "download it again"
+    )
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:

@@ -110,12 +110,13 @@ def test_files_that_keep_no_labels_are_refused(tmp_path: Path) -> None:
             PngMask(tmp_path / name).read()
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
-def test_a_truncated_png_is_named(tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize("cut", [0.3, 0.6, 0.9, -1, -4, -5, -12, -15, -20])
+def test_a_truncated_png_is_named(tmp_path: Path, cut: float) -> None:
+    """A share of it kept, or bytes cut off its end: there the pixels are whole, and it is not."""
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (67, 71, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(content[: int(kept * len(content))])
+    (tmp_path / "a.png").write_bytes(content[: int(cut * len(content)) if cut > 0 else int(cut)])
     source = PanopticMask(tmp_path / "a.png", (3,))
     with pytest.raises(
         MediaError,

@@ -198,3 +198,13 @@ def test_images_that_would_fill_the_memory_are_refused_before_decoding(
     monkeypatch.setattr(media, "MAX_PIXELS", 12)
     with pytest.raises(MediaError, match="5 x 3 = 15 pixels"):
         load_image(np.zeros((3, 5, 3), np.uint8))
+
+
+def test_what_follows_the_end_of_a_png_does_not_matter(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (7, 5), (1, 2, 3))
+    picture.save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content + b"trailing")
+    assert load_image(tmp_path / "a.png").tobytes() == picture.tobytes()
+    with pytest.raises(MediaError, match=r"image bytes: .*its end is missing"):
+        load_image(content[:-12])
