@@ -468,8 +468,8 @@ def test_a_folder_of_images_masks_and_phrases(tmp_path: Path) -> None:
             "image": "images/b.png",
             "phrase": "Two dogs",
             "mask": {"path": "masks/labels.png", "values": [1, 3]},
-            "plural": True,
-            "thing": True,
+            "plural": 1,
+            "thing": 1,
             "id": "dogs",
         },
         {"image": "images/a.png", "phrase": " a hat ", "segmentation": encode_run_length(blob(3))},
@@ -487,7 +487,9 @@ def test_a_folder_of_images_masks_and_phrases(tmp_path: Path) -> None:
     assert pixels(one, 2)[1, 5] and pixels(one, 2).sum() < 60
     assert np.array_equal(pixels(other, 0), np.isin(labels, (1, 3)))
     assert [p.identifier for p in one.phrases] == ["1", "3", "4"]
-    assert other.phrases[0].identifier == "dogs" and other.phrases[0].plural
+    assert other.phrases[0].identifier == "dogs"
+    assert other.phrases[0].plural is True and other.phrases[0].thing is True
+    assert other.phrases[1].thing is None
     report = check(tmp_path)
     assert (report.faults, report.phrases, report.masks) == ((), 5, 5)
     assert [s.turns for s in load_dataset(tmp_path / "phrases.jsonl")] == [s.turns for s in dataset]
@@ -528,6 +530,10 @@ def test_faults_of_lists(tmp_path: Path) -> None:
         {**good, "id": 1},
         {**good, "image": "https://example.org/a.png"},
         {**good, "split": 3},
+        {**good, "bbox": [1, 2, 3, 4], "box": [1, 2, 3, 4]},
+        {**good, "mask": {"path": "m.png", "values": []}},
+        {**good, "mask": {"path": "m.png", "values": [-1]}},
+        {**good, "plural": "no", "thing": "yes"},
     )
     allowed = 'a path, {"path": ..., "values": [...]}, run lengths, or polygons with size'
     assert faults_of(path, format="phrases") == [
@@ -544,6 +550,11 @@ def test_faults_of_lists(tmp_path: Path) -> None:
         "phrases.jsonl:12: image: https://example.org/a.png: addresses on a network are not "
         "fetched; download the file and give its path, or give a data: URI; allowed: paths",
         "phrases.jsonl:13: split: 3; a text is needed",
+        "phrases.jsonl:14: box and bbox: both given; give one of them",
+        f"phrases.jsonl:15: mask: {{'path': 'm.png', 'values': []}}; {allowed}",
+        f"phrases.jsonl:16: mask: {{'path': 'm.png', 'values': [-1]}}; {allowed}",
+        "phrases.jsonl:17: thing: 'yes'; true or false is needed",
+        "phrases.jsonl:17: plural: 'no'; true or false is needed",
     ]
 
 
@@ -687,6 +698,8 @@ def test_any_junk_in_a_file_is_read_or_refused(
     read = []
     for way, junk in drawn_pairs(places(value)):
         changed = replaced(value, way, junk)
+        # Some file systems write a file to the disk when it is emptied; a new one is quick.
+        path.unlink()
         if pickled:
             path.write_bytes(pickle.dumps(changed))
         else:
@@ -705,11 +718,10 @@ def test_any_junk_in_a_list_of_phrases_is_read_or_refused(tmp_path: Path) -> Non
         {"image": "a.png", "phrase": "c", "segmentation": [[0, 0, 9, 0, 9, 9]], **size},
         {"img_path": "a.png", "expression": "d", "bbox": [1, 2, 3, 4], "split": "train"},
     ]
-    path = tmp_path / "phrases.json"
-    read = [
-        read_or_refused(written(path, replaced(records, way, junk)), format="phrases")
-        for way, junk in drawn_pairs(places(records))
-    ]
+    read = []
+    for number, (way, junk) in enumerate(drawn_pairs(places(records))):
+        path = written(tmp_path / f"phrases-{number}.json", replaced(records, way, junk))
+        read.append(read_or_refused(path, format="phrases"))
     assert {True, False} == set(read), "some junk must be refused, and some does not matter"
 
 

@@ -92,6 +92,9 @@ def _read(record: Record, pictures: dict[tuple[str, str], _Picture], gathering: 
     split = fields.get("split") or ""
     if not isinstance(split, str):
         gathering.fault(record.origin, "split", shown(split), "a text is needed")
+    for flag in ("thing", "plural"):
+        if fields.get(flag) not in (None, True, False):
+            gathering.fault(record.origin, flag, shown(fields[flag]), "true or false is needed")
     mask = _mask(record, gathering)
     box = _box(record, gathering)
     source: ImageSource = b""
@@ -111,6 +114,7 @@ def _read(record: Record, pictures: dict[tuple[str, str], _Picture], gathering: 
     if box is not None:
         picture.boxes[identifier] = box
     thing = fields.get("thing")
+    thing = None if thing is None else bool(thing)
     picture.said.append(Said(text, mask, identifier, thing, bool(fields.get("plural"))))
 
 
@@ -161,13 +165,20 @@ def _png(value: Any, root: Path) -> MaskSource | str:
     entry = value if isinstance(value, Mapping) else {"path": value}
     if "counts" in entry:
         return read_segmentation(entry, 0, 0, "mask")
-    path, values = entry.get("path"), entry.get("values", [])
-    whole = isinstance(values, list) and all(
-        isinstance(number, int) and not isinstance(number, bool) for number in values
-    )
+    path, values = entry.get("path"), entry.get("values")
+    whole = values is None or _are_values(values)
     if not isinstance(path, str) or not path.strip() or "\0" in path or not whole:
         return shown(value)
-    return PngMask(root / path, tuple(values))
+    return PngMask(root / path, tuple(values or ()))
+
+
+def _are_values(values: object) -> bool:
+    """Whether these are labels of a PNG: at least one whole number, none negative."""
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(type(number) is int and number >= 0 for number in values)
+    )
 
 
 def _box(record: Record, gathering: Gathering) -> Box | None:
@@ -175,6 +186,9 @@ def _box(record: Record, gathering: Gathering) -> Box | None:
     corners = "box" in fields or "expression" in fields
     name = "box" if "box" in fields else "bbox"
     if fields.get(name) is None:
+        return None
+    if fields.get("box") is not None and fields.get("bbox") is not None:
+        gathering.fault(record.origin, "box and bbox", "both given", "give one of them")
         return None
     found = corners_of(fields[name]) if corners else box_of(fields[name])
     if found is None:
