@@ -58,6 +58,7 @@ def read(reader: RecordReader) -> None:
         reader.add_image(b"", ORIGINAL)
     elif len(reader.media) != 1:
         reader.fault(ORIGINAL, f"{len(reader.media)} images", "a pair has one, and one image_recon")
+        del reader.media[1:]
     reconstruction = _beside(reader, RECONSTRUCTION)
     if reconstruction is None:
         reader.fault(RECONSTRUCTION, "missing", "a pair has a reconstruction")
