@@ -36,6 +36,7 @@ from chiasm.layers.attention.rows import (
     open_rows,
     open_step,
 )
+from chiasm.layers.precision import sums_in
 
 
 class CrossMemoryAttentionConfig(AttentionConfig):
@@ -224,7 +225,8 @@ class CrossMemoryAttention(nn.Module):
 
     def _written(self, keys: Tensor, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of finished segments averaged in slots (B, H, n / pool, D / H)."""
-        share = weights[:, : keys.shape[2]].unflatten(1, (-1, self.pool))
+        share = weights[:, : keys.shape[2]].to(sums_in(keys.dtype))
+        share = share.unflatten(1, (-1, self.pool))
         share = share / share.sum(2, keepdim=True).clamp(min=1e-6)
         share = share.to(keys.dtype)[:, None, :, None]
         split = (t.unflatten(2, (-1, self.pool)) for t in (keys, values))
@@ -301,8 +303,7 @@ def pool_rows(x: Tensor, weights: Tensor | None, slots: int) -> tuple[Tensor, Te
     rank = real.cumsum(1) - 1
     piece = torch.where(length > slots, rank * slots // length.clamp(min=1), rank)
     chosen = piece[:, None, :] == torch.arange(slots, device=x.device)[None, :, None]
-    share = chosen * weights[:, None, :]
+    share = chosen * weights[:, None, :].to(sums_in(x.dtype))
     total = share.sum(2)
-    # Not a matrix product in half precision: sizes may be large, and sums of them larger.
     pooled = (share / total.clamp(min=1e-6)[..., None]).to(x.dtype) @ x
     return pooled, log_weights(total)

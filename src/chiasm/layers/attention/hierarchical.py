@@ -35,6 +35,7 @@ from chiasm.layers.attention.rows import (
     open_rows,
     open_step,
 )
+from chiasm.layers.precision import sums_in
 
 Top = Literal["full", "window"]
 
@@ -169,7 +170,8 @@ class HierarchicalAttention(nn.Module):
             answers.append(answer)
             valid.append(there)
             following.append(after)
-        shares = self.level_logits.float()[None, :, None, :].expand(len(x), -1, x.shape[1], -1)
+        logits = self.level_logits.to(sums_in(x.dtype))
+        shares = logits[None, :, None, :].expand(len(x), -1, x.shape[1], -1)
         seen = torch.stack(valid, -1)[:, None]
         # Level 0 has an answer for every real token, so that no real token is left without.
         shares = shares.masked_fill(~seen, -1e30).softmax(-1).to(x.dtype)
@@ -204,7 +206,7 @@ def hierarchical_attention(
         float (B, H, N, D).
     """
     count = queries.shape[2]
-    shares = level_logits.float().softmax(-1).to(queries.dtype)
+    shares = level_logits.to(sums_in(queries.dtype)).softmax(-1).to(queries.dtype)
     found: Tensor | None = None
     for share, piece, window in zip(shares.unbind(-1), pieces, windows, strict=True):
         level, bias = [queries, keys, values], log_weights(weights)
@@ -240,7 +242,7 @@ def _pooled(x: Tensor, weights: Tensor | None, piece: int) -> Tensor:
     x = pad(x, (0, 0, 0, -x.shape[2] % piece)).unflatten(2, (-1, piece))
     if weights is None:
         return x.mean(3)
-    share = _pieces(weights, piece)
+    share = _pieces(weights, piece).to(sums_in(x.dtype))
     share = (share / share.sum(2, keepdim=True).clamp(min=1e-6)).to(x.dtype)
     return (share[:, None, :, None] @ x).squeeze(3)
 

@@ -214,8 +214,9 @@ def _inside(
     if own is None:
         own = keys.new_zeros(*keys.shape[:-1], 1)
     largest = torch.maximum(before, own.cummax(-2).values)
-    # Earlier keys have at most the scale of the query; later ones are cut off below.
-    weights = (own.transpose(-1, -2) - largest).clamp_(max=0).exp_().tril_()
+    # Earlier keys have at most the scale of the query; later ones are cut off below. Exponentials
+    # that underflow take ten times as long on CPU.
+    weights = (own.transpose(-1, -2) - largest).clamp_(-80, 0).exp_().tril_()
     last = largest[:, :, -1:]
     return _Inside(
         queries,

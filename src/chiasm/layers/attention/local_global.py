@@ -141,8 +141,9 @@ class LocalGlobalAttention(nn.Module):
             queries, near, _shared(global_keys, global_values, global_bias, causal=True, seen=seen)
         )
         latest = slice(-self.window, None)
-        kept = (keys[:, :, latest], values[:, :, latest], bias[:, latest])
-        kept = (*kept, global_keys, global_values, global_bias, state.seen + x.shape[1])
+        latest_keys = (keys[:, :, latest], values[:, :, latest], bias[:, latest])
+        firsts = (global_keys, global_values, global_bias)
+        kept = (*latest_keys, *firsts, state.seen + x.shape[1])
         following = LocalGlobalState(*(t.detach().clone() for t in kept))
         return rows.close(self.projections.join(y), x), following
 
@@ -175,14 +176,12 @@ def local_global_attention(
     if window >= count - 1:
         return softmax_attention(queries, keys, values, bias=bias, causal=causal)
     first = min(global_tokens, count)
-    far, near_bias = None, bias
+    far = None
     if first:
         shown = None if bias is None else bias[:, :first]
         far = _shared(keys[:, :, :first], values[:, :, :first], shown, causal=causal)
-        whole = queries.new_zeros(queries.shape[0], count, dtype=torch.float32)
-        near_bias = (whole if bias is None else bias).clone()
-        near_bias[:, :first] = MASKED
-    near = Near(keys, values, near_bias, before=window, after=0 if causal else window)
+    after = 0 if causal else window
+    near = Near(keys, values, bias, before=window, after=after, hidden=first)
     y = near_far_attention(queries, near, far)
     if causal or not first:
         return y

@@ -24,6 +24,9 @@ from chiasm.layers.attention.rows import MASKED
 from chiasm.layers.precision import sums_in
 
 _BLOCK = 64
+_LOWEST = -80.0
+"""Scores so far below the largest weigh 2e-35, which no sum notices; exponentials that underflow
+take ten times as long on CPU."""
 _SCORES_CPU, _SCORES_DEVICE = 1 << 19, 1 << 26
 """Scores held at a time: what stays in a core's cache, and what fills a GPU."""
 
@@ -40,6 +43,7 @@ class Near:
         after: How many places behind its own.
         first: The place in `keys` of the first query's own key.
         skip: Leave out keys whose distance is a multiple of this; 0 leaves out none.
+        hidden: Leave out so many keys at the start.
     """
 
     keys: Tensor
@@ -49,6 +53,7 @@ class Near:
     after: int
     first: int = 0
     skip: int = 0
+    hidden: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,25 +116,27 @@ class _Plan:
     after: int
     left: int
     skip: int
+    hidden: int
     causal: bool
     first: int
 
     @property
     def right(self) -> int:
         """Length of the padded near keys."""
-        return (self.blocks - 1) * self.block + self.window
+        return (self.blocks - 1) * self.block + -(-self.window // self.block) * self.block
 
 
 def _plan(queries: Tensor, near: Near | None, far: Far | None) -> _Plan:
     batch, heads, count = queries.shape[:3]
     classes = far.keys.shape[2] if far is not None else 1
     reach = max(near.before, near.after) if near is not None else 0
-    # Blocks as long as the window waste least; more than 128 queries no longer fit the cache.
-    block = min(max(_BLOCK, min(reach, 128)), max(count, 1))
+    # Blocks as long as the window waste least; more than 128 queries no longer fit the cache. Far
+    # keys of a class are read once a block, so each class gets its share of queries.
+    block = min(max(_BLOCK * classes, min(reach, 128)), max(count, 1))
     block = -(-block // classes) * classes
     window = 0
     if near is not None:
-        window = -(-(block + near.before + near.after) // block) * block
+        window = block + near.before + near.after
     blocks = -(-count // block)
     held = batch * heads * block * (window + (far.keys.shape[3] if far is not None else 0))
     budget = _SCORES_CPU if queries.device.type == "cpu" else _SCORES_DEVICE
@@ -144,6 +151,7 @@ def _plan(queries: Tensor, near: Near | None, far: Far | None) -> _Plan:
         after=near.after if near is not None else 0,
         left=near.before - near.first if near is not None else 0,
         skip=near.skip if near is not None else 0,
+        hidden=near.hidden if near is not None else 0,
         causal=far is not None and far.causal,
         first=far.first if far is not None else 0,
     )
@@ -168,7 +176,8 @@ class _Work:
             ends = (plan.left, plan.right - plan.left - self.length)
             self.keys, self.values = (pad(t, (0, 0, *ends)) for t in near[:2] if t is not None)
             bias = near[2] if near[2] is not None else queries.new_zeros(1, self.length)
-            self.bias = pad(bias, ends, value=MASKED)
+            hidden = plan.hidden
+            self.bias = pad(bias[:, hidden:], (ends[0] + hidden, ends[1]), value=MASKED)
             self.plain = near[2] is None
             self.band = _band(plan, queries)
         self.far_keys, self.far_values, self.far_bias = far
@@ -204,7 +213,7 @@ class _Work:
         scores = scaled @ self.windows(self.keys, start, stop)
         size, window = self.plan.block, self.plan.window
         begin, end = start * size, (stop - 1) * size + window
-        inside = begin >= self.plan.left and end <= self.plan.left + self.length
+        inside = begin >= self.plan.left + self.plan.hidden and end <= self.plan.left + self.length
         if self.plain and inside:
             return scores.add_(self.band)
         keys = self.bias[:, begin:end].unfold(1, window, size)
@@ -288,11 +297,11 @@ def _mix(
     peak = peaks[0] if len(peaks) == 1 else torch.maximum(*peaks)
     mixed, sums = [], []
     if near is not None and work.values is not None:
-        near.sub_(peak).exp_()
+        near.sub_(peak).clamp_(min=_LOWEST).exp_()
         sums.append(near.sum(-1, keepdim=True))
         mixed.append(near @ work.windows(work.values, start, stop).transpose(-1, -2))
     if far is not None and work.far_values is not None:
-        far.sub_(work.by_class(peak)).exp_()
+        far.sub_(work.by_class(peak)).clamp_(min=_LOWEST).exp_()
         sums.append(work.by_place(far.sum(-1, keepdim=True)))
         mixed.append(work.by_place(far @ work.far_values[:, :, :, : far.shape[-1]]))
     total = sums[0] if len(sums) == 1 else sums[0] + sums[1]
@@ -325,7 +334,7 @@ def _gradients(
         into = torch.zeros_like(query)
         weights = work.near_scores(scaled, start, stop)
         if weights is not None and work.keys is not None and work.values is not None:
-            weights.sub_(sums).exp_()
+            weights.sub_(sums).clamp_(min=_LOWEST).exp_()
             _add_windows(found[1], plan, weights.transpose(-1, -2) @ given, start)
             pull = given @ work.windows(work.values, start, stop)
             pull.sub_(inner).mul_(weights)
@@ -335,7 +344,7 @@ def _gradients(
         weights = work.far_scores(scaled, start, stop)
         if weights is not None and far_found[0] is not None and far_found[1] is not None:
             count = weights.shape[-1]
-            weights.sub_(sums).exp_()
+            weights.sub_(sums).clamp_(min=_LOWEST).exp_()
             far_found[1][:, :, :, :count] += weights.transpose(-1, -2) @ given
             pull = given @ far[1][:, :, :, :count].transpose(-1, -2)  # type: ignore[index]
             pull.sub_(inner).mul_(weights)
@@ -351,10 +360,10 @@ def _add_windows(whole: Tensor | None, plan: _Plan, windows: Tensor, start: int)
     """Add windows (B, H, g, window, D), which overlap, to padded keys (B, H, K, D)."""
     assert whole is not None
     size, count = plan.block, windows.shape[2]
-    for piece in range(plan.window // size):
-        begin = (start + piece) * size
+    for piece in range(-(-plan.window // size)):
+        begin, width = (start + piece) * size, min(size, plan.window - piece * size)
         part = whole[:, :, begin : begin + count * size].unflatten(2, (count, size))
-        part += windows[:, :, :, piece * size : (piece + 1) * size]
+        part[:, :, :, :width] += windows[:, :, :, piece * size : piece * size + width]
 
 
 def _cut(padded: Tensor | None, left: int, length: int) -> Tensor | None:

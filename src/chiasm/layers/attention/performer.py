@@ -96,7 +96,12 @@ def draw_directions(count: int, width: int) -> Tensor:
         float32 (count, width): rows of a block of `width` are orthogonal, and each has the length
         of a Gaussian vector of its own, so that each row alone is Gaussian.
     """
-    blocks = [torch.linalg.qr(torch.randn(width, width))[0].T for _ in range(-(-count // width))]
+    blocks = []
+    for _ in range(-(-count // width)):
+        turn, triangle = torch.linalg.qr(torch.randn(width, width))
+        # The decomposition chooses signs by a rule of its own, and directions would lean to one
+        # side; with a positive diagonal they are uniform (Mezzadri 2007, arXiv:math-ph/0609050).
+        blocks.append((turn * triangle.diagonal().sign()).T)
     lengths = torch.randn(count, width).norm(dim=1, keepdim=True)
     return torch.cat(blocks)[:count] * lengths
 

@@ -173,7 +173,9 @@ def _classes(
     if any(ends) and bias is None:
         bias = torch.zeros(keys.shape[0], count, device=keys.device)
     keys, values = (
-        pad(t, (0, 0, *ends)).unflatten(2, (-1, stride)).transpose(2, 3) for t in (keys, values)
+        # Laid out by class once, or every product over a block would copy them.
+        pad(t, (0, 0, *ends)).unflatten(2, (-1, stride)).transpose(2, 3).contiguous()
+        for t in (keys, values)
     )
     if bias is not None:
         bias = pad(bias, ends, value=MASKED).unflatten(1, (-1, stride)).transpose(1, 2)
