@@ -20,13 +20,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from chiasm.core.config import lookup
 from chiasm.core.errors import InputError, MediaError
 from chiasm.core.samples import FrameSource, VideoSource
 from chiasm.data.media import load_image, local_path
-from chiasm.data.video_file import FileReader, Pixels
+from chiasm.data.video_file import FileReader, Pixels, scale_frame
 from chiasm.data.video_index import Damage
 from chiasm.data.video_sampling import Sampling
 from chiasm.data.video_torchcodec import TorchcodecReader
@@ -244,7 +243,7 @@ class _FolderReader:
                     f"width), the first frame of its folder {self.stored[0]} x {self.stored[1]}; "
                     "frames of a video have one size"
                 )
-            yield index, _scaled(np.asarray(image), self.size)
+            yield index, scale_frame(np.asarray(image), self.size)
 
 
 class _SourceReader:
@@ -264,7 +263,7 @@ class _SourceReader:
 
     def stream(self, indices: Sequence[int]) -> Iterator[tuple[int, Pixels | None]]:
         for index in indices:
-            yield index, _scaled(self.source.frames([index])[0], self.size)
+            yield index, scale_frame(self.source.frames([index])[0], self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,9 +360,3 @@ def _refuse_rate(rate: float | None, name: str) -> None:
 
 def _in_number_order(file: Path) -> tuple[tuple[int, ...], str]:
     return tuple(int(number) for number in _NUMBER.findall(file.stem)), file.name
-
-
-def _scaled(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    if pixels.shape[:2] == size:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))

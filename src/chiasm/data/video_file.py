@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from chiasm.data.video_index import Damage, VideoIndex, index_video, opened
 
@@ -26,6 +27,13 @@ SEEK_COST = 4
 """Frames that could be decoded in the time of a seek (640 x 360 H.264, one thread: 2 to 3 ms)."""
 
 Pixels = NDArray[np.uint8]
+
+
+def scale_frame(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Return a frame uint8 (H, W, 3) at (height, width), bilinear with antialiasing."""
+    if pixels.shape[:2] == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 class FileReader:

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from chiasm.core.errors import MediaError, MissingExtraError
-from chiasm.data.video_file import Pixels
+from chiasm.data.video_file import Pixels, scale_frame
 from chiasm.data.video_index import Damage, index_video
 
 BATCH = 16
@@ -73,10 +72,4 @@ class TorchcodecReader:
                     f"{self.times[part].tolist()} s; read it with decoder='pyav'"
                 )
             for index, pixels in zip(part, found.data.numpy(), strict=True):
-                yield index, self._scaled(pixels)
-
-    def _scaled(self, pixels: Pixels) -> Pixels:
-        if pixels.shape[:2] == self.size:
-            return pixels
-        image = Image.fromarray(pixels).resize(self.size[::-1], Image.Resampling.BILINEAR)
-        return np.asarray(image)
+                yield index, scale_frame(pixels, self.size)
