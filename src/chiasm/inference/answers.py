@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from chiasm.core.run_length import encode_run_length
+from chiasm.core.samples import Box
+from chiasm.inference.pair_sights import PairSight
 from chiasm.models.gate_report import GateReport
 
-Box = tuple[float, float, float, float]
 Finish = Literal["stop", "length"]
 
 DIGITS = 4
@@ -32,6 +33,8 @@ class Answer:
         new_tokens: Tokens written, without the one that ends.
         report: The gate over the images, or None where there is no gate or no image.
         views: For each image the box that its gate map covers, XYXY in original pixels.
+        pair: What was made of image and reconstruction, or None where no pair was shown.
+        tokens: The tokens written.
     """
 
     text: str
@@ -40,6 +43,8 @@ class Answer:
     new_tokens: int = 0
     report: GateReport | None = None
     views: tuple[Box, ...] = ()
+    pair: PairSight | None = None
+    tokens: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -95,6 +100,7 @@ class Answer:
             "prompt_tokens": self.prompt_tokens,
             "new_tokens": self.new_tokens,
             **self.gate_document(maps),
+            **({} if self.pair is None else {"pair": self.pair.document()}),
         }
 
 
@@ -141,23 +147,44 @@ class Mask:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Completion:
     """What lies behind the occluder.
 
     Attributes:
-        image: The completed picture.
-        text: What the model says about it.
-        alpha: Share of the reconstruction in what the model saw, in [0, 1].
-        boxes: Boxes by name, XYXY in original pixels.
-        attention: Maps by name, float (rows, columns).
+        image: The completed picture, RGB, of the original's size.
+        answer: What the model said before it drew, with what it made of the pair.
+        codes: The codes of the picture, row by row over the view.
     """
 
     image: Image.Image
-    text: str
-    alpha: float
-    boxes: Mapping[str, Box]
-    attention: Mapping[str, NDArray[np.floating[Any]]]
+    answer: Answer
+    codes: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        """What the model says about it."""
+        return self.answer.text
+
+    @property
+    def pair(self) -> PairSight:
+        """What was made of image and reconstruction."""
+        return cast("PairSight", self.answer.pair)
+
+    @property
+    def alpha(self) -> NDArray[np.float32]:
+        """float32 (H, W) in [0, 1]: the original's share of what the model saw at each pixel."""
+        return self.pair.alpha
+
+    @property
+    def boxes(self) -> Mapping[str, Box]:
+        """The box of the thing by picture, XYXY in the pixels of that picture."""
+        return self.pair.boxes
+
+    @property
+    def attention(self) -> Mapping[str, NDArray[np.float32]]:
+        """Where the reconstruction was looked at; see `PairSight`."""
+        return self.pair.attention
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,11 @@ def benchmark(
     """
     for sense in ("ask", "image"):
         check_sense(model, sense)
+    if "reconstruction" in model.senses:
+        raise InputError(
+            "the benchmark times one image and one answer, and this model reads an image together "
+            "with a reconstruction; benchmark a model of the family dual_encoder or grounding"
+        )
     if repeats < 1 or warm_up < 0 or new_tokens < 2:
         raise InputError(
             f"{repeats} repeats, {warm_up} for warm-up, {new_tokens} new tokens; allowed: at least "

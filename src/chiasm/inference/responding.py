@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -123,35 +123,49 @@ def respond(
     Raises:
         InputError: A setting is out of range, or several rows are to be followed.
     """
-    host = model.host
-    if on_text is not None and len(batch) != 1:
-        raise InputError(f"{len(batch)} answers cannot be followed at once; ask one question")
-    stream = on_text and TextStream(host.tokenizer, {*host.eos_ids, host.pad_id}, on_text)
     with probing(cast("nn.Module", model)):
-        spliced = splice(model, batch, sight)
-        rows = host.generate(
-            spliced,
-            max_new_tokens=generation.max_new_tokens,
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            stop=generation.stop,
-            on_tokens=stream,
+        answers = write_rows(model.host, splice(model, batch, sight), generation, on_text)
+    reported = []
+    for row, answer in enumerate(answers):
+        images = (batch.image_rows == row).nonzero().flatten()
+        report = read_report(model, batch, sight, images)
+        views = tuple(batch.geometries[index].view_box() for index in images.tolist())
+        reported.append(replace(answer, report=report, views=views))
+    return reported
+
+
+def write_rows(
+    host: Host,
+    spliced: Spliced,
+    generation: Generation,
+    on_text: Callable[[str], None] | None = None,
+) -> list[Answer]:
+    """Write what follows each row; arguments and errors as for `respond`."""
+    if on_text is not None and len(spliced.input_ids) != 1:
+        raise InputError(
+            f"{len(spliced.input_ids)} answers cannot be followed at once; ask one question"
         )
+    stream = on_text and TextStream(host.tokenizer, {*host.eos_ids, host.pad_id}, on_text)
+    rows = host.generate(
+        spliced,
+        max_new_tokens=generation.max_new_tokens,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        stop=generation.stop,
+        on_tokens=stream,
+    )
     if stream is not None:
         stream.finish()
-    lengths = spliced.attention_mask.sum(1).tolist()
     answers = []
-    for row, (tokens, length) in enumerate(zip(rows, lengths, strict=True)):
+    for tokens, length in zip(rows, spliced.attention_mask.sum(1).tolist(), strict=True):
         text = host.tokenizer.decode(tokens, skip_special_tokens=True)
-        images = (batch.image_rows == row).nonzero().flatten()
         answers.append(
             Answer(
                 text=text,
                 finish=_finish(text, len(tokens), generation),
                 prompt_tokens=length,
                 new_tokens=len(tokens),
-                report=read_report(model, batch, sight, images),
-                views=tuple(batch.geometries[index].view_box() for index in images.tolist()),
+                tokens=tuple(tokens),
             )
         )
     return answers

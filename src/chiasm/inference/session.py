@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from chiasm.core.batch import Batch
 from chiasm.core.errors import InputError
-from chiasm.core.protocols import PreparedImages
 from chiasm.core.samples import Sample, Turn
-from chiasm.data.collate import Collator
 from chiasm.inference.answers import Answer, Completion, Mask, Segment
 from chiasm.inference.chain_of_thought import (
     ANSWER_TOKENS,
@@ -27,31 +23,18 @@ from chiasm.inference.chain_of_thought import (
     think,
 )
 from chiasm.inference.grounded import GroundedAnswer, ground_answer
+from chiasm.inference.pair_sights import PairSight
+from chiasm.inference.pairs import Painting, ShownPair
 from chiasm.inference.phrases import Extractor
 from chiasm.inference.pictures import read_picture
 from chiasm.inference.pointing import as_masks, as_pointing, check_phrases, choose_head
-from chiasm.inference.responding import (
-    Answering,
-    Generation,
-    Sight,
-    look,
-    respond,
-    respond_to,
-)
+from chiasm.inference.responding import Answering, Generation, respond, respond_to
+from chiasm.inference.self_check import SelfCheck, check_itself
 from chiasm.inference.senses import Sensing, check_sense
+from chiasm.inference.showing import ShownImage, show
 from chiasm.models.gate_report import gated
 
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
-
-
-class Completing(Protocol):
-    """A model with the sense `complete`."""
-
-    def complete(
-        self, image: Image.Image, reconstruction: Image.Image, question: str
-    ) -> Mapping[str, object]:
-        """Return the fields of `Completion` by name."""
-        ...
 
 
 class Watching(Protocol):
@@ -60,25 +43,6 @@ class Watching(Protocol):
     def watch(self, video: Path) -> Sequence[tuple[float, float, str, float]]:
         """Return start and end in seconds, label and score of each action."""
         ...
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """What is kept of an image: as the host reads it, and what the model made of it."""
-
-    image: Image.Image
-    prepared: PreparedImages
-    sight: Sight
-
-    def prepare(self, images: Sequence[Image.Image]) -> PreparedImages:
-        """Be the image preparer of a collator that needs nothing prepared twice."""
-        if len(images) == 1 and images[0] is self.image:
-            return self.prepared
-        raise _ChangedError
-
-
-class _ChangedError(Exception):
-    """The image that a question needs is not the one kept."""
 
 
 class Session:
@@ -102,9 +66,8 @@ class Session:
             )
         self.model = model
         self._image: Image.Image | None = None
-        self._reconstruction: Image.Image | None = None
         self._video: Path | None = None
-        self._shown: _Shown | None = None
+        self._shown: ShownImage | ShownPair | None = None
         self._reading: Any = None
         self._history: tuple[Turn, ...] = ()
         self._begun = False
@@ -114,6 +77,10 @@ class Session:
         image: ImageInput | None = None,
         reconstruction: ImageInput | None = None,
         video: str | Path | None = None,
+        *,
+        mask: ImageInput | NDArray[np.bool_] | None = None,
+        image_box: Sequence[float] | None = None,
+        reconstruction_box: Sequence[float] | None = None,
     ) -> None:
         """Show the model something, in place of what was shown before; the history is forgotten.
 
@@ -121,11 +88,17 @@ class Session:
 
         Args:
             image: A path, a PIL image, or an array HWC uint8 in [0, 255].
-            reconstruction: The same scene with the occluded object restored; as `image`.
+            reconstruction: The partly hidden thing as somebody rebuilt it; as `image`.
             video: Path of a video file.
+            mask: The pixels of `image` that are hidden: a picture in which they are white, or an
+                array bool (H, W).
+            image_box: The box of the whole thing in `image`, XYXY in its pixels.
+            reconstruction_box: Its box in the reconstruction, in that picture's pixels.
 
         Raises:
-            InputError: The model lacks the sense, or an input is of a wrong type or shape.
+            InputError: The model lacks the sense, an input is of a wrong type or shape, or half of
+                a pair is missing.
+            DataError: A mask or box does not fit its picture.
             MediaError: A file is missing or no image.
         """
         given = {"image": image, "reconstruction": reconstruction, "video": video}
@@ -135,13 +108,9 @@ class Session:
         if video is not None and not isinstance(video, str | Path):
             raise InputError(f"video is of type {type(video).__name__}; allowed: a path")
         picture = None if image is None else read_picture(image)
-        restored = (
-            None if reconstruction is None else read_picture(reconstruction, "reconstruction")
-        )
-        shown = None
-        if picture is not None and "ask" in self.model.senses:
-            shown = self._show(picture)
-        self._image, self._reconstruction, self._shown = picture, restored, shown
+        about = {"mask": mask, "image_box": image_box, "reconstruction_box": reconstruction_box}
+        self._shown = show(self.model, picture, reconstruction, about)
+        self._image = picture
         self._reading = None
         self._video = None if video is None else Path(video)
         self._history = ()
@@ -180,10 +149,12 @@ class Session:
         generation = Generation(max_new_tokens, temperature, top_p, tuple(stop))
         sample = self._sample(text, keep_history)
         shown = self._shown
-        if shown is None:
+        if isinstance(shown, ShownPair):
+            answer = shown.answer(sample.turns, generation, on_text)
+        elif shown is None:
             answer = respond_to(model, [sample], generation, on_text)[0]
         else:
-            batch, sight = self._collate(sample, shown)
+            batch, sight = shown.collate(sample)
             answer = respond(model, batch, sight, generation, on_text)[0]
         said = Turn("assistant", (answer.text,))
         self._history = (*self._history, Turn("user", (text,)), said)
@@ -199,7 +170,7 @@ class Session:
             InputError: The model has no extra encoders or no gate, or no image was set.
         """
         model = self._answering(text)
-        if not len(model.encoders):
+        if isinstance(self._shown, ShownPair) or not len(model.encoders):
             raise InputError(
                 "this model has no extra encoders to compare; load a model of the family "
                 "'dual_encoder' with encoders"
@@ -292,20 +263,61 @@ class Session:
             model, image, text, thought, mask=mask, closer=closer, max_new_tokens=max_new_tokens
         )
 
-    def complete(self, text: str) -> Completion:
-        """Complete the object that is partly hidden, and say what it is.
+    def look(self) -> PairSight:
+        """Return what the model made of image and reconstruction.
 
         Raises:
-            InputError: The model has no sense `complete`, or image and reconstruction were not
-                both set.
+            InputError: The model reads no pairs, or image and reconstruction were not both set.
+        """
+        return self._pair("look at").sight
+
+    def complete(
+        self,
+        text: str,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        guidance: float = 1.0,
+        seed: int | None = None,
+    ) -> Completion:
+        """Answer about the thing that is partly hidden, and draw the picture complete.
+
+        The history is neither read nor written.
+
+        Args:
+            text: The question; it is answered greedily, and the picture drawn after the answer.
+            max_new_tokens: Longest answer in tokens.
+            temperature: Of the drawing: 0 takes the likeliest code, above 0 samples.
+            top_k: How many of the likeliest codes may be drawn; 0 for all.
+            guidance: Classifier-free guidance of the drawing; 1 is none.
+            seed: Seed of the drawing; None goes on with torch's own numbers.
+
+        Raises:
+            InputError: The model has no sense `complete`, image and reconstruction were not both
+                set, or a setting is out of range.
+            DataError: As for `ask`.
         """
         check_sense(self.model, "complete")
-        if self._image is None or self._reconstruction is None:
-            raise InputError(
-                "completing needs two pictures; call set(image=..., reconstruction=...) first"
-            )
-        model = cast("Completing", self.model)
-        return Completion(**model.complete(self._image, self._reconstruction, text))  # type: ignore[arg-type]
+        shown = self._pair("complete")
+        self._answering(text)
+        painting = Painting(temperature, top_k, guidance, seed)
+        turns = self._sample(text, keep_history=False).turns
+        return shown.complete(turns, Generation(max_new_tokens), painting)
+
+    def self_check(self, text: str, **settings: Any) -> SelfCheck:
+        """Ask, let the model judge whether it saw clearly, and look closer where it did not.
+
+        The history is neither read nor written. See `inference.self_check.check_itself` for the
+        settings.
+
+        Raises:
+            InputError: The model reads no pairs, or image and reconstruction were not both set.
+            DataError: As for `ask`.
+        """
+        shown = self._pair("check itself on")
+        self._answering(text)
+        return check_itself(shown, text, **settings)
 
     def watch(self) -> list[Segment]:
         """Find the actions in the video.
@@ -323,6 +335,14 @@ class Session:
             raise InputError(f"there is no image to {purpose}; call set(image=...) first")
         return self._image
 
+    def _pair(self, purpose: str) -> ShownPair:
+        check_sense(self.model, "reconstruction")
+        if not isinstance(self._shown, ShownPair):
+            raise InputError(
+                f"there is no pair to {purpose}; call set(image=..., reconstruction=...) first"
+            )
+        return self._shown
+
     def _answering(self, text: str) -> Answering:
         check_sense(self.model, "ask")
         if not isinstance(text, str):
@@ -331,6 +351,11 @@ class Session:
             raise InputError(
                 "nothing was set to ask about; call set(image=...) first, or set() to ask about "
                 "text alone"
+            )
+        if "reconstruction" in self.model.senses and self._shown is None:
+            raise InputError(
+                "this model answers about an image and its reconstruction; call "
+                "set(image=..., reconstruction=...) first"
             )
         return cast("Answering", self.model)
 
@@ -341,47 +366,3 @@ class Session:
             return Sample("question", (first, *others))
         first = replace(first, parts=(0, *first.parts))
         return Sample("question", (first, *others), (self._image,))
-
-    def _show(self, image: Image.Image) -> _Shown:
-        """Prepare and look, without a question."""
-        model = cast("Answering", self.model)
-        collator, device = model.collator, model.host.device
-        prepared = collator.preparer.prepare([image])
-        nothing = torch.zeros(1, 0, dtype=torch.long)
-        batch = Batch(
-            input_ids=nothing,
-            attention_mask=nothing,
-            labels=nothing,
-            token_types=nothing,
-            host_images=prepared.tensors,
-            encoder_images={
-                name: (transform(image, prepared.geometries[0]),)
-                for name, transform in collator.transforms.items()
-            },
-            image_rows=torch.zeros(1, dtype=torch.long),
-            geometries=prepared.geometries,
-        ).to(device)
-        sight = cast("Sight", look(model, batch))
-        return _Shown(image, replace(prepared, tensors=batch.host_images), sight)
-
-    def _collate(self, sample: Sample, shown: _Shown) -> tuple[Batch, Sight]:
-        """Collate a question around the kept image, or anew where the image has to shrink."""
-        model = cast("Answering", self.model)
-        whole, device = model.collator, model.host.device
-        collator = Collator(
-            whole.prompter,
-            shown,
-            max_length=whole.max_length,
-            over_long=whole.over_long,
-            loader=_keep,
-        )
-        try:
-            return collator.collate([sample], generation=True).to(device), shown.sight
-        except _ChangedError:
-            batch = whole.collate([sample], generation=True).to(device)
-            return batch, cast("Sight", look(model, batch))
-
-
-def _keep(source: object) -> Image.Image:
-    """Take a decoded image as it is."""
-    return cast("Image.Image", source)

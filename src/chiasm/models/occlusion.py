@@ -168,13 +168,13 @@ class Occlusion(nn.Module):
         return [self.host.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
     def complete(
-        self, batch: Batch, *, texts: Sequence[str] | None = None, **settings: Any
+        self, batch: Batch, *, texts: Sequence[str | Sequence[int]] | None = None, **settings: Any
     ) -> list[Completed]:
         """Answer, and draw the complete picture after the answer.
 
         Args:
             batch: Collated for generation.
-            texts: Answers to draw after, one a row; written by the model if None.
+            texts: Answers to draw after, as text or tokens; written by the model if None.
             **settings: `temperature` (1), `top_k` (0), `guidance` (1) and `seed` (None) of the
                 drawing, see `language.drawing`; all others are of the answer, as for `generate`.
 

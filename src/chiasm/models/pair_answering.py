@@ -84,7 +84,7 @@ def write_answers(
 def complete_pairs(
     model: ReadsPairs,
     batch: Batch,
-    texts: Sequence[str] | None,
+    texts: Sequence[str | Sequence[int]] | None,
     *,
     view: PairView | None = None,
     temperature: float = 1.0,
@@ -94,6 +94,9 @@ def complete_pairs(
     **generation: Any,
 ) -> list[Completed]:
     """Answer, and draw the complete picture after the answer; see `Occlusion.complete`.
+
+    A text may also be given as its tokens, and `view` is what `see` made of the batch: what is
+    given is not made again.
 
     Raises:
         InputError: The model has no generation branch, or a setting is out of range.
@@ -105,11 +108,15 @@ def complete_pairs(
         )
     host, tokenizer = model.host, model.host.tokenizer
     view = view or model.see(batch)
-    if texts is None:
-        answers = write_answers(model, batch, view, generation)
-        texts = [tokenizer.decode(row, skip_special_tokens=True) for row in answers]
-    else:
-        answers = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    given = write_answers(model, batch, view, generation) if texts is None else texts
+    answers = [
+        tokenizer(text, add_special_tokens=False)["input_ids"] if isinstance(text, str) else text
+        for text in given
+    ]
+    written = [
+        text if isinstance(text, str) else tokenizer.decode(text, skip_special_tokens=True)
+        for text in given
+    ]
     closing = model.collator.prompter.closing_ids()
     codes = model.drawing.draw(
         host.splice(batch, view.fused.tokens, view.extras),
@@ -124,7 +131,7 @@ def complete_pairs(
     return [
         Completed(text, draw_on_image(picture, geometry), own.cpu())
         for text, picture, geometry, own in zip(
-            texts, pictures, batch.geometries, codes, strict=True
+            written, pictures, batch.geometries, codes, strict=True
         )
     ]
 

@@ -13,8 +13,9 @@ from chiasm import Session
 from chiasm.core.errors import DataError, InputError, MediaError
 from chiasm.core.samples import Turn
 from chiasm.heads.cells import CellHead
-from chiasm.inference.answers import Completion, Mask, Segment
+from chiasm.inference.answers import Mask, Segment
 from chiasm.inference.responding import splice
+from chiasm.inference.showing import ShownImage
 from chiasm.models.cell_classifier import CellClassifier
 from tests.tiny import TINY_HOSTS, picture
 from tests.tiny_eyes import tiny_encoder
@@ -43,11 +44,11 @@ def test_kept_and_whole_route_are_one(family: str, fusion: str) -> None:
     session = Session(model)
     session.set(image=IMAGE)
     shown = session._shown
-    assert shown is not None
+    assert isinstance(shown, ShownImage)
     for question in QUESTIONS:
         answer = session.ask(question, max_new_tokens=NEW)
         assert answer.text == model.chat(conversation(question), max_new_tokens=NEW)
-        batch, sight = session._collate(session._sample(question, False), shown)
+        batch, sight = shown.collate(session._sample(question, False))
         assert sight is shown.sight
         whole = model.collator.collate([asked(question)], generation=True)
         with torch.no_grad():
@@ -304,10 +305,10 @@ def test_questions_that_cannot_be_asked(model: Any, text: str) -> None:
         session.ask(3)  # type: ignore[arg-type]
 
 
-class Complete:
-    """A model with every sense but answering, from pixels it can count."""
+class Counting:
+    """A model that points and watches and does not answer, from pixels it can count."""
 
-    senses = frozenset({"image", "reconstruction", "video", "point", "complete", "watch"})
+    senses = frozenset({"image", "video", "point", "watch"})
 
     mask_heads = ("coarse",)
 
@@ -317,28 +318,18 @@ class Complete:
     def point_at(self, reading: Any, phrases: list[str], mask: str) -> list[Any]:
         return [(reading, 0.5) for _ in phrases]
 
-    def complete(self, image: Image.Image, reconstruction: Image.Image, question: str) -> Any:
-        boxes = {"whole": (0.0, 0.0, 1.0, 2.0)}
-        return {
-            "image": reconstruction,
-            "text": question,
-            "alpha": 0.25,
-            "boxes": boxes,
-            "attention": {},
-        }
-
     def watch(self, video: Any) -> list[Any]:
         return [(0.5, 1.5, video.stem, 0.75)]
 
 
 def test_other_senses_reach_their_models() -> None:
-    session = Session(Complete())
-    for call in (lambda: session.point(["x"]), lambda: session.complete("x"), session.watch):
+    session = Session(Counting())
+    for call in (lambda: session.point(["x"]), session.watch):
         with pytest.raises(InputError, match=r"call set\("):
             call()
     red = np.zeros((3, 5, 3), np.uint8)
     red[1, 2:4, 0] = 255
-    session.set(image=red, reconstruction=red, video="jump.mp4")
+    session.set(image=red, video="jump.mp4")
     (mask,) = session.point(["the red bar"])
     assert isinstance(mask, Mask)
     assert (mask.phrase, mask.score, int(mask.array.sum())) == ("the red bar", 0.5, 2)
@@ -346,9 +337,6 @@ def test_other_senses_reach_their_models() -> None:
 
     assert np.array_equal(decode_run_length(mask.rle), mask.array)
     assert session.watch() == [Segment(0.5, 1.5, "jump", 0.75)]
-    completion = session.complete("What?")
-    assert isinstance(completion, Completion)
-    assert (completion.text, completion.alpha) == ("What?", 0.25)
     with pytest.raises(InputError, match="give a list of at least one phrase"):
         session.point("the red bar")  # type: ignore[arg-type]
 
