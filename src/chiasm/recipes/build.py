@@ -18,6 +18,8 @@ from chiasm.encoders.protocol import Encoder
 from chiasm.heads.cells import CellHead
 from chiasm.heads.words import WordHead
 from chiasm.language.host import Host
+from chiasm.language.scratch import ScratchHostConfig
+from chiasm.language.scratch_janus import ScratchJanusConfig
 from chiasm.models.cell_classifier import CellClassifier
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.dual_encoder_modes import parts_to_train
@@ -139,7 +141,7 @@ def run_with_eyes(choice: HostChoice, base: Path) -> Path | None:
 def build_host(choice: HostChoice, base: Path) -> Host:
     """Build or load the host that is extended."""
     if choice.scratch is not None:
-        host = choice.scratch.build(world_corpus(sorted(WORLDS)))
+        host = choice.scratch.build(world_corpus(_worlds_told(choice.scratch)))
     else:
         host = load_base_host(choice, base)
     if choice.pixels is not None:
@@ -149,6 +151,12 @@ def build_host(choice: HostChoice, base: Path) -> Host:
     if choice.lora is not None:
         choice.lora.build(host)
     return host
+
+
+def _worlds_told(scratch: ScratchHostConfig | ScratchJanusConfig) -> tuple[str, ...]:
+    """Return the worlds whose words a host learns: a world made later changes no host before it."""
+    told = isinstance(scratch, ScratchJanusConfig)
+    return tuple(sorted(n for n, world in WORLDS.items() if told or world.occlusion is None))
 
 
 def load_base_host(choice: HostChoice, base: Path) -> Host:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -255,7 +256,8 @@ def located(grounding: GroundingOptions, base: Path) -> GroundingOptions:
     return grounding.model_copy(update={"panoptic": base / grounding.panoptic})
 
 
-def world_corpus(names: Sequence[str], count: int = 500) -> list[str]:
+@functools.cache
+def world_corpus(names: tuple[str, ...], count: int = 500) -> tuple[str, ...]:
     """Return what worlds say, for a tokenizer: the turns of `count` samples of each world."""
     texts = ["user\n", "assistant\n", "system\n"] * count
     for name in names:
@@ -263,4 +265,4 @@ def world_corpus(names: Sequence[str], count: int = 500) -> list[str]:
         for index in range(count):
             sample = dataset[index]
             texts += [turn.text for turn in sample.turns]
-    return texts
+    return tuple(texts)
