@@ -186,9 +186,8 @@ class _Collector:
                 "the tap has read its pass, and the model runs once more; open one tap a pass, or "
                 "give queries='decoded' for the passes that generation makes"
             )
-        self._passes += 1
         _check_recomputation(decoder, given)
-        if decoded and self._passes == 1:
+        if decoded and not self._passes:
             # The prompt is read, nothing is decoded yet; an empty query tells shapes all the same.
             none = torch.zeros((reading.batch, 0), dtype=torch.long)
             self._current = replace(self._request, queries=none).on(reading)
@@ -239,6 +238,8 @@ class _Collector:
         if self._elsewhere or self._reading is None:
             return
         self._reading = None
+        # A pass that failed on its way is none, and may be tried again.
+        self._passes += 1
         if not self._pass_rows:
             raise InputError(
                 f"no layer of {type(decoder).__name__} asked the attention interface of "

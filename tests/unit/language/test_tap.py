@@ -181,6 +181,35 @@ def test_a_refused_tap_leaves_nothing_behind(model: LlamaModel) -> None:
     assert_gone(model, "flex_attention")
 
 
+@pytest.mark.parametrize("decoded", [False, True])
+def test_a_pass_that_failed_may_be_tried_again(model: LlamaModel, decoded: bool) -> None:
+    """As after running out of memory: what failed was no pass."""
+    queries: Any = "decoded" if decoded else QUERIES
+
+    def run() -> None:
+        past = model(ids(), use_cache=True).past_key_values
+        if decoded:
+            model(ids()[:, :1], past_key_values=past)
+
+    with tap(model, queries=queries, keys=KEYS, hidden=True) as whole:
+        run()
+    with tap(model, queries=queries, keys=KEYS, hidden=True) as again:
+        broken = model.layers[1].register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run()
+        broken.remove()
+        run()
+    assert all(torch.equal(a, b) for a, b in zip(again, whole, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(again.hidden, whole.hidden, strict=True))
+    message = "the tap saw no pass of its LlamaModel"
+    with pytest.raises(InputError, match=message), tap(model, queries=queries, keys=KEYS):
+        broken = model.layers[1].register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run()
+        broken.remove()
+    assert_gone(model)
+
+
 def test_nested_taps_each_get_their_own(model: LlamaModel) -> None:
     alone = []
     for queries, keys in ((QUERIES, KEYS), (QUERIES[:, :1], KEYS[0])):
