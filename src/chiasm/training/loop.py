@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from rich.console import Console
 from torch import nn
 
-from chiasm.core.batch import Batch
 from chiasm.core.config import lookup
 from chiasm.core.errors import (
     ChiasmError,
@@ -21,6 +20,7 @@ from chiasm.core.errors import (
 from chiasm.core.protocols import Collate, Dataset, Evaluate, Model, Objective
 from chiasm.training.audit import Audit
 from chiasm.training.ema import WeightAverage
+from chiasm.training.feed import Feed
 from chiasm.training.freezing import (
     PartRow,
     change_parts,
@@ -37,7 +37,6 @@ from chiasm.training.randomness import seed_generators
 from chiasm.training.recomputation import recompute_layers
 from chiasm.training.reporting import Reporter, write_numbers
 from chiasm.training.run_files import RunFiles
-from chiasm.training.sampler import Order, Slices, micro_batches
 from chiasm.training.scoring import Scorer
 from chiasm.training.settings import StageSettings, TrainingSettings
 from chiasm.training.signals import CaughtSignals
@@ -96,7 +95,7 @@ class Trainer:
             raise ConfigError("an evaluation is given: name in `metric` what picks the best")
         self.module = model
         self.model: Model = model  # type: ignore[assignment]
-        self.dataset, self.collate = dataset, collate
+        self.dataset = dataset
         self.settings, self.evaluate, self.modes = settings, evaluate, dict(modes or {})
         self.accelerator = build_accelerator(settings)
         self.processes = Processes(self.accelerator)
@@ -108,12 +107,8 @@ class Trainer:
         self._grouped = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         self.scorer = Scorer(objective, self.engine, self.processes)
         self.average = None if settings.ema is None else WeightAverage(settings.ema)
-        self.slices = Slices(
-            order=Order(len(dataset), settings.seed, settings.order == "shuffle"),
-            batch_size=settings.batch_size,
-            accumulation=settings.accumulation,
-            processes=self.processes.count,
-            rank=self.processes.rank,
+        self.feed = Feed(
+            dataset, collate, settings, processes=self.processes.count, rank=self.processes.rank
         )
         self.state = TrainingState()
         self.audit: Audit | None = None
@@ -121,7 +116,6 @@ class Trainer:
         self.loss: float | None = None
         self._console = console
         self._begun, self._entered = False, False
-        self._batches: Iterator[Batch] | None = None
         self._reporter: Reporter | None = None
         self.files = RunFiles(self, output, describe or {})
         self.files.prepare(resume)
@@ -152,8 +146,7 @@ class Trainer:
             reporter.records.close()
             self._reporter = None
             if self.finished or interrupted:
-                # Ends the reading processes.
-                self._batches = None
+                self.feed.stop()
         return self.state.report(
             finished=self.finished, interrupted=interrupted, loss=self.loss, metrics=self.metrics
         )
@@ -166,7 +159,7 @@ class Trainer:
             self.optimizer,
             self.plan.rates(self.state.stage, self.state.stage_step, self.trainable),
         )
-        window = self._read()
+        window = self.feed.read(self.plan.planned_step(self.state.stage, self.state.stage_step))
         weights = self.stage.loss_weights
         counts = self.scorer.count(window, weights, self._place)
         self.engine.watched = self._audit.open
@@ -289,19 +282,6 @@ class Trainer:
         peaks = self.plan.peaks(self.state.stage, self.trainable)
         return parts_table(self.model, self.trainable, peaks)
 
-    def _read(self) -> list[Batch]:
-        """Read the micro-batches of one optimizer step."""
-        if self._batches is None:
-            self._batches = micro_batches(
-                self.dataset,
-                self.collate,
-                self.slices,
-                step=self.plan.planned_step(self.state.stage, self.state.stage_step),
-                workers=self.settings.workers,
-                seed=self.settings.seed,
-            )
-        return [next(self._batches) for _ in range(self.settings.accumulation)]
-
     def _clip(self, numbers: StepNumbers) -> float:
         """Note gradients for the audit, clip them, and refuse a norm that is not finite."""
         if self._audit.open:
@@ -379,7 +359,7 @@ class Trainer:
                 f"{self.settings.metric}"
             )
             # The next stage's samples begin where they would have begun.
-            self._batches = None
+            self.feed.stop()
         state.stage += 1
         state.stage_step, state.stale, state.trainable = 0, 0, None
         self.audit, self._entered = None, False
