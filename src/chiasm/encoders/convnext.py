@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,14 +10,11 @@ from torch import Tensor, nn
 
 from chiasm.core.config import Config
 from chiasm.core.errors import ConfigError
-from chiasm.core.grid import ImageGeometry
-from chiasm.core.tokens import VisualTokens
 from chiasm.encoders.families import CONVNEXT
-from chiasm.encoders.fingerprint import fingerprint
 from chiasm.encoders.grids import pool_cells
 from chiasm.encoders.loading import build_tower, load_tower
 from chiasm.encoders.precision import PRECISIONS, Precision
-from chiasm.encoders.running import can_learn, encode_grouped, learning
+from chiasm.encoders.tower import GridTower
 from chiasm.encoders.transform import GridTransform
 
 
@@ -79,7 +75,7 @@ class ConvNextConfig(Config):
         return ConvNextEncoder(model=model, transform=transform, source=loaded.source)
 
 
-class ConvNextEncoder(nn.Module):
+class ConvNextEncoder(GridTower):
     """A ConvNeXt of transformers whose tokens hold all fine features of a host cell, unshuffled.
 
     Each stage's output is brought to the resolution of the first (bilinear, as
@@ -93,47 +89,15 @@ class ConvNextEncoder(nn.Module):
         source: `name`, and for a checkpoint `path` and `revision`.
     """
 
-    def __init__(
-        self, *, model: nn.Module, transform: GridTransform, source: Mapping[str, str]
-    ) -> None:
-        super().__init__()
-        self.model: Any = model
-        self._transform = transform
-        self._source = dict(source)
-        self._identity = {
-            **{name: value for name, value in source.items() if name != "path"},
-            "weights": fingerprint(model) if "path" in source else "random",
-        }
-
     @property
     def width(self) -> int:
         """Width of a token: that of a feature, times the features of a cell."""
         return sum(self.model.config.hidden_sizes) * self._transform.oversample**2
 
     @property
-    def transform(self) -> GridTransform:
-        """The encoder's own preprocessing."""
-        return self._transform
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether a checkpoint holds these weights."""
-        return "path" in self._source
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """The encoder's source and a hash of its weights as they were when it was built."""
-        return dict(self._identity)
-
-    @property
     def description(self) -> str:
         """What decides the tokens besides weights and image."""
-        return f"{self._source['name']} {self._transform}"
-
-    def encode(self, images: Sequence[Tensor], geometries: Sequence[ImageGeometry]) -> VisualTokens:
-        """Encode prepared images into one token a cell; see `TransformersEncoder.encode`."""
-        with learning(self.model, can_learn(self, images), self.training):
-            return encode_grouped(self._run, self._transform, images, geometries)
+        return f"{self.source['name']} {self._transform}"
 
     def _run(self, pixels: Tensor) -> Tensor:
         """Run the tower: (B, 3, height, width) to (B, rows * columns, width)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from chiasm.core.config import Config
 from chiasm.core.errors import InputError
-from chiasm.core.grid import ImageGeometry
-from chiasm.core.tokens import VisualTokens
 from chiasm.encoders.families import (
     CLIP,
     DINOV2,
@@ -24,11 +22,10 @@ from chiasm.encoders.families import (
     Family,
     Tower,
 )
-from chiasm.encoders.fingerprint import fingerprint
 from chiasm.encoders.grids import pool_cells, to_patches
 from chiasm.encoders.loading import build_tower, load_tower, save_tower
 from chiasm.encoders.precision import PRECISIONS, Precision
-from chiasm.encoders.running import can_learn, encode_grouped, learning
+from chiasm.encoders.tower import GridTower
 from chiasm.encoders.transform import GridTransform
 
 
@@ -132,7 +129,7 @@ class ClipConfig(TransformersEncoderConfig):
     family = CLIP
 
 
-class TransformersEncoder(nn.Module):
+class TransformersEncoder(GridTower):
     """A vision tower of transformers as an extra encoder.
 
     The image arrives resized so that the tower's patch grid is the host's grid (or `oversample`
@@ -162,65 +159,23 @@ class TransformersEncoder(nn.Module):
         pooling: Literal["mean", "unshuffle"],
         source: Mapping[str, str],
     ) -> None:
-        super().__init__()
-        self.model = model
-        self.source = dict(source)
+        if layer < -1:
+            _cut(model, tower, layer)
+        super().__init__(model=model, transform=transform, source=source)
         self._tower = tower
-        self._transform = transform
         self._layer = layer
         self._pooling = pooling
-        if layer < -1:
-            self._cut(layer)
-        # Taken now: training moves the weights, and identity tells what was built on.
-        # Random weights are saved with the model, so where they began is of no account.
-        # The hash says which checkpoint it was; where it lay differs between machines.
-        self._identity = {
-            **{name: value for name, value in self.source.items() if name != "path"},
-            "weights": fingerprint(self.model) if "path" in self.source else "random",
-        }
 
     @property
     def width(self) -> int:
         """Width of a token."""
-        width = int(self.model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        width = int(self.model.config.hidden_size)
         return width * self._transform.oversample**2 if self._pooling == "unshuffle" else width
-
-    @property
-    def transform(self) -> GridTransform:
-        """The encoder's own preprocessing."""
-        return self._transform
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether a checkpoint holds these weights; if not, they must be saved with the model."""
-        return "path" in self.source
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """The encoder's source and a hash of its weights as they were when it was built."""
-        return dict(self._identity)
 
     @property
     def description(self) -> str:
         """What decides the tokens besides weights and image."""
         return f"{self.source['name']} {self._transform} {self._layer} {self._pooling}"
-
-    def encode(self, images: Sequence[Tensor], geometries: Sequence[ImageGeometry]) -> VisualTokens:
-        """Encode prepared images into one token a cell of their geometry.
-
-        Images of equal size run together; the order is kept, and what an image's tokens are does
-        not depend on its neighbours.
-
-        Args:
-            images: For each image float (3, height, width), as `transform` returns it.
-            geometries: The host's geometry of each image.
-
-        Raises:
-            InputError: There is no image, or not one geometry an image.
-            GeometryError: An image has not the size that its geometry asks for.
-        """
-        with learning(self.model, can_learn(self, images), self.training):
-            return encode_grouped(self._run, self._transform, images, geometries)
 
     def save(self, directory: Path) -> None:
         """Write the tower as a checkpoint that `path` can name, preprocessing included.
@@ -253,15 +208,20 @@ class TransformersEncoder(nn.Module):
         tokens = output.last_hidden_state[:, -rows * columns :]
         return pool_cells(tokens, (rows, columns), self._transform.oversample, self._pooling)
 
-    def _cut(self, layer: int) -> None:
-        blocks = self.model.get_submodule(self._tower.layers)
-        assert isinstance(blocks, nn.ModuleList)
-        keep = len(blocks) + 1 + layer
-        if keep < 1:
-            raise InputError(
-                f"layer {layer} asked of a tower with {len(blocks)} blocks; "
-                f"choose -1 to {-len(blocks)}"
-            )
-        self.model.set_submodule(self._tower.layers, blocks[:keep])
-        if self._tower.norm:
-            self.model.set_submodule(self._tower.norm, nn.Identity())
+
+def _cut(model: nn.Module, tower: Tower, layer: int) -> None:
+    """Take out the blocks behind one, and what normalises the last one's output.
+
+    Raises:
+        InputError: There are not so many blocks.
+    """
+    blocks = model.get_submodule(tower.layers)
+    assert isinstance(blocks, nn.ModuleList)
+    keep = len(blocks) + 1 + layer
+    if keep < 1:
+        raise InputError(
+            f"layer {layer} asked of a tower with {len(blocks)} blocks; choose -1 to {-len(blocks)}"
+        )
+    model.set_submodule(tower.layers, blocks[:keep])
+    if tower.norm:
+        model.set_submodule(tower.norm, nn.Identity())

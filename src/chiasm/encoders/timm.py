@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,12 +11,9 @@ from torch import Tensor, nn
 
 from chiasm.core.config import Config
 from chiasm.core.errors import ConfigError, MissingExtraError
-from chiasm.core.grid import ImageGeometry
-from chiasm.core.tokens import VisualTokens
-from chiasm.encoders.fingerprint import fingerprint
 from chiasm.encoders.grids import pool_cells
 from chiasm.encoders.precision import PRECISIONS, Precision
-from chiasm.encoders.running import can_learn, encode_grouped, learning
+from chiasm.encoders.tower import GridTower
 from chiasm.encoders.transform import RESAMPLING, GridTransform
 
 
@@ -85,7 +82,7 @@ class TimmEncoderConfig(Config):
         )
 
 
-class TimmEncoder(nn.Module):
+class TimmEncoder(GridTower):
     """A vision transformer of timm as an extra encoder; otherwise as `TransformersEncoder`.
 
     Args:
@@ -105,17 +102,9 @@ class TimmEncoder(nn.Module):
         pooling: Literal["mean", "unshuffle"],
         source: Mapping[str, str],
     ) -> None:
-        super().__init__()
-        self.model: Any = model
-        self._transform = transform
+        super().__init__(model=model, transform=transform, source=source)
         self._layer = layer
         self._pooling = pooling
-        self._source = dict(source)
-        # The hash says which checkpoint it was; where it lay differs between machines.
-        self._identity = {
-            **{name: value for name, value in source.items() if name != "path"},
-            "weights": fingerprint(model),
-        }
 
     @property
     def width(self) -> int:
@@ -124,29 +113,9 @@ class TimmEncoder(nn.Module):
         return int(self.model.embed_dim) * side**2
 
     @property
-    def transform(self) -> GridTransform:
-        """The encoder's own preprocessing."""
-        return self._transform
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether a checkpoint holds these weights."""
-        return "path" in self._source
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """The encoder's source and a hash of its weights as they were when it was built."""
-        return dict(self._identity)
-
-    @property
     def description(self) -> str:
         """What decides the tokens besides weights and image."""
-        return f"{self._source['name']} {self._transform} {self._layer} {self._pooling}"
-
-    def encode(self, images: Sequence[Tensor], geometries: Sequence[ImageGeometry]) -> VisualTokens:
-        """Encode prepared images into one token a cell; see `TransformersEncoder.encode`."""
-        with learning(self.model, can_learn(self, images), self.training):
-            return encode_grouped(self._run, self._transform, images, geometries)
+        return f"{self.source['name']} {self._transform} {self._layer} {self._pooling}"
 
     def _run(self, pixels: Tensor) -> Tensor:
         patch = self._transform.patch
