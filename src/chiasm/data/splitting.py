@@ -69,7 +69,7 @@ def split_by_image(
     """
     check_fractions(fractions)
     names = [_image_names(dataset[index]) for index in range(len(dataset))]
-    first = _ties(names)
+    first = tied(names)
     places: dict[str, list[int]] = {name: [] for name in fractions}
     for index, found in enumerate(names):
         places[draw_part(first[found[0]], fractions, seed)].append(index)
@@ -130,8 +130,12 @@ def _image_names(sample: Sample) -> list[str]:
     return names or [f"sample {sample.identifier}"]
 
 
-def _ties(names: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Return for each image the smallest name among those it is tied to (union-find)."""
+def tied(names: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return for each name the smallest among those it is tied to (union-find).
+
+    Args:
+        names: For each sample what it is known by; names of one sample are tied to each other.
+    """
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:

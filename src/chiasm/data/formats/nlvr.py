@@ -16,7 +16,6 @@ Annotators' single votes (`evals`) are left out: `label` is their outcome.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from chiasm.core.errors import DataError, InputError
 from chiasm.core.samples import Sample, Turn
 from chiasm.data.formats.reader import ReadOptions
 from chiasm.data.formats.whole import Whole, WholeFormat
+from chiasm.data.splitting import check_fractions, draw_part, tied
 
 QUESTION = "True or false?"
 LABELS = ("true", "false")
@@ -94,38 +94,23 @@ def split(
     Raises:
         InputError: The fractions do not sum to 1, or a sample is not from `read`.
     """
-    if not fractions or min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-9:
-        raise InputError(
-            f"NLVR split: fractions {dict(fractions)} sum to {sum(fractions.values())}; "
-            "give parts of at least 0 that sum to 1, for example train 0.8, validation 0.2"
-        )
+    check_fractions(fractions)
     parts: dict[str, list[Sample]] = {name: [] for name in fractions}
     for sample, tie in zip(samples, _ties(samples), strict=True):
-        parts[_draw(tie, fractions, seed)].append(sample)
+        parts[draw_part(tie, fractions, seed)].append(sample)
     return parts
 
 
 def _ties(samples: Sequence[Sample]) -> list[str]:
-    """Return for each sample the smallest presentation it is tied to (a union-find over keys)."""
-    parent: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        parent.setdefault(key, key)
-        while parent[key] != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
-    for sample in samples:
-        first, *others = _keys(sample)
-        for other in others:
-            parent[root(other)] = root(first)
+    """Return for each sample the smallest presentation it is tied to."""
+    keys = [_keys(sample) for sample in samples]
+    root = tied(keys)
     smallest: dict[str, str] = {}
-    for sample in samples:
+    for sample, (first, *_) in zip(samples, keys, strict=True):
         presentation = sample.truth["presentation"]
-        key = root(_keys(sample)[0])
-        smallest[key] = min(smallest.get(key, presentation), presentation, key=_number)
-    return [smallest[root(_keys(sample)[0])] for sample in samples]
+        known = smallest.get(root[first], presentation)
+        smallest[root[first]] = min(known, presentation, key=_number)
+    return [smallest[root[first]] for first, *_ in keys]
 
 
 def _number(presentation: str) -> tuple[int, str]:
@@ -145,18 +130,6 @@ def _keys(sample: Sample) -> tuple[str, str, str]:
     sentence = " ".join(sample.truth["sentence"].lower().split()).rstrip(" .")
     presentation = sample.truth["presentation"]
     return f"presentation {presentation}", f"scene {boxes}", f"sentence {sentence}"
-
-
-def _draw(tie: str, fractions: Mapping[str, float], seed: int) -> str:
-    digest = hashlib.sha256(f"{seed}/{tie}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    edge = 0.0
-    for name, fraction in fractions.items():
-        edge += fraction
-        if place < edge:
-            return name
-    # Rounding of the sum can leave a sliver at the end.
-    return [name for name, fraction in fractions.items() if fraction > 0][-1]
 
 
 def _find_file(path: Path) -> Path:
