@@ -11,25 +11,24 @@ from torch import Tensor, nn
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.padded_images import PaddedImages
-from chiasm.language.hosts.plain import OneGrid, OneTensor, PlainText, Projected
+from chiasm.language.hosts.plain import (
+    OneGrid,
+    OneTensor,
+    PlainText,
+    Projected,
+    Repeated,
+    decoder_parts,
+)
 from chiasm.language.hosts.protocol import HostTokens
 
 
 @dataclass(frozen=True)
-class DeepseekVLAdapter(PlainText, Projected, OneGrid, OneTensor):
+class DeepseekVLAdapter(Repeated, PlainText, Projected, OneGrid, OneTensor):
     """What differs in DeepSeek-VL; see `HostAdapter`."""
 
     model_type: str = "deepseek_vl"
     decoder_name: str = "model.language_model"
     separated: bool = False
-
-    def image_token_id(self, config: Any) -> int:
-        """Return the id of `<image_placeholder>`."""
-        return int(config.image_token_id)
-
-    def image_text(self, placeholder: str, count: int) -> str:
-        """Repeat the placeholder."""
-        return placeholder * count
 
     def preparer(self, config: Any, image_processor: Any) -> PaddedImages:
         """Return the preparer for the tower's one size."""
@@ -41,9 +40,7 @@ class DeepseekVLAdapter(PlainText, Projected, OneGrid, OneTensor):
         return {
             "vision": core.vision_model,
             "projector": core.aligner,
-            "language": nn.ModuleDict(
-                {"language_model": core.language_model, "lm_head": model.lm_head}
-            ),
+            "language": decoder_parts(model),
         }
 
     def encode(

@@ -11,25 +11,24 @@ from torch import Tensor, nn
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.padded_images import PaddedImages
-from chiasm.language.hosts.plain import OneGrid, OneTensor, PlainText, Projected
+from chiasm.language.hosts.plain import (
+    OneGrid,
+    OneTensor,
+    PlainText,
+    Projected,
+    Repeated,
+    decoder_parts,
+)
 from chiasm.language.hosts.protocol import HostTokens
 
 
 @dataclass(frozen=True)
-class DeepseekVLHybridAdapter(PlainText, Projected, OneGrid, OneTensor):
+class DeepseekVLHybridAdapter(Repeated, PlainText, Projected, OneGrid, OneTensor):
     """What differs in the hybrid DeepSeek-VL; see `HostAdapter`."""
 
     model_type: str = "deepseek_vl_hybrid"
     decoder_name: str = "model.language_model"
     separated: bool = False
-
-    def image_token_id(self, config: Any) -> int:
-        """Return the id of `<image_placeholder>`."""
-        return int(config.image_token_id)
-
-    def image_text(self, placeholder: str, count: int) -> str:
-        """Repeat the placeholder."""
-        return placeholder * count
 
     def preparer(self, config: Any, image_processor: Any) -> PaddedImages:
         """Return the preparer for the two sizes."""
@@ -53,9 +52,7 @@ class DeepseekVLHybridAdapter(PlainText, Projected, OneGrid, OneTensor):
                 }
             ),
             "projector": core.aligner,
-            "language": nn.ModuleDict(
-                {"language_model": core.language_model, "lm_head": model.lm_head}
-            ),
+            "language": decoder_parts(model),
         }
 
     def encode(

@@ -12,14 +12,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
-from chiasm.language.hosts.plain import PlainText, Projected
+from chiasm.language.hosts.plain import Placeholder, PlainText, Projected, decoder_parts
 from chiasm.language.hosts.protocol import CellGrid, Extras, HostTokens, Written
 from chiasm.language.hosts.tiled_images import TiledImages
 from chiasm.language.hosts.written import cell_repeats
 
 
 @dataclass(frozen=True)
-class InternVLAdapter(PlainText, Projected):
+class InternVLAdapter(Placeholder, PlainText, Projected):
     """What differs in InternVL; see `HostAdapter`.
 
     The tokens are the cells of the tiles side by side. The thumbnail's tokens are an extra, which a
@@ -30,10 +30,6 @@ class InternVLAdapter(PlainText, Projected):
     decoder_name: str = "model.language_model"
     separated: bool = True
     most_grids: int = 2
-
-    def image_token_id(self, config: Any) -> int:
-        """Return the id of `<IMG_CONTEXT>`."""
-        return int(config.image_token_id)
 
     def image_text(self, placeholder: str, count: int) -> str:
         """Repeat the placeholder between the tokens that begin and end an image."""
@@ -49,9 +45,7 @@ class InternVLAdapter(PlainText, Projected):
         return {
             "vision": core.vision_tower,
             "projector": core.multi_modal_projector,
-            "language": nn.ModuleDict(
-                {"language_model": core.language_model, "lm_head": model.lm_head}
-            ),
+            "language": decoder_parts(model),
         }
 
     def encode(

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.padded_images import PaddedImages
-from chiasm.language.hosts.plain import OneGrid, OneTensor, PlainText
+from chiasm.language.hosts.plain import OneGrid, OneTensor, Placeholder, PlainText, decoder_parts
 from chiasm.language.hosts.protocol import HostTokens
 
 
 @dataclass(frozen=True)
-class JanusAdapter(PlainText, OneGrid, OneTensor):
+class JanusAdapter(Placeholder, PlainText, OneGrid, OneTensor):
     """What differs in Janus; see `HostAdapter`.
 
     What draws pictures are parts of their own, which this path does not run: `tokenizer` (codebook,
@@ -33,10 +33,6 @@ class JanusAdapter(PlainText, OneGrid, OneTensor):
     decoder_name: str = "model.language_model"
     separated: bool = True
 
-    def image_token_id(self, config: Any) -> int:
-        """Return the id of `<image_placeholder>`."""
-        return int(config.image_token_id)
-
     def image_text(self, placeholder: str, count: int) -> str:
         """Repeat the placeholder between the tokens that begin and end an image."""
         return f"<begin_of_image>{placeholder * count}<end_of_image>"
@@ -51,9 +47,7 @@ class JanusAdapter(PlainText, OneGrid, OneTensor):
         return {
             "vision": core.vision_model,
             "projector": core.aligner,
-            "language": nn.ModuleDict(
-                {"language_model": core.language_model, "lm_head": model.lm_head}
-            ),
+            "language": decoder_parts(model),
             "tokenizer": core.vqmodel,
             "generation": nn.ModuleDict(
                 {

@@ -13,7 +13,7 @@ from chiasm.core.config import lookup
 from chiasm.core.errors import ConfigError
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
-from chiasm.language.hosts.plain import OneGrid, PlainText
+from chiasm.language.hosts.plain import OneGrid, PlainText, Repeated, decoder_parts
 from chiasm.language.hosts.protocol import Extras, HostTokens, Written
 from chiasm.language.hosts.square_images import SquareImages
 from chiasm.language.hosts.written import cell_repeats
@@ -39,7 +39,7 @@ def check_selection(config: Any) -> None:
 
 
 @dataclass(frozen=True)
-class LlavaAdapter(PlainText, OneGrid):
+class LlavaAdapter(Repeated, PlainText, OneGrid):
     """What differs in LLaVA-1.5; see `HostAdapter`.
 
     Attributes:
@@ -52,14 +52,6 @@ class LlavaAdapter(PlainText, OneGrid):
     decoder_name: str = "model.language_model"
     separated: bool = False
 
-    def image_token_id(self, config: Any) -> int:
-        """Return the id of `<image>`."""
-        return int(config.image_token_id)
-
-    def image_text(self, placeholder: str, count: int) -> str:
-        """Repeat the placeholder."""
-        return placeholder * count
-
     def preparer(self, config: Any, image_processor: Any) -> SquareImages:
         """Return the preparer for the tower's one size."""
         check_selection(config)
@@ -71,9 +63,7 @@ class LlavaAdapter(PlainText, OneGrid):
         return {
             "vision": core.vision_tower,
             "projector": core.multi_modal_projector,
-            "language": nn.ModuleDict(
-                {"language_model": core.language_model, "lm_head": model.lm_head}
-            ),
+            "language": decoder_parts(model),
         }
 
     def encode(

@@ -14,13 +14,13 @@ from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.any_resolution_images import AnyResolutionImages
 from chiasm.language.hosts.llava import check_selection
-from chiasm.language.hosts.plain import PlainText, Projected
+from chiasm.language.hosts.plain import PlainText, Projected, Repeated, decoder_parts
 from chiasm.language.hosts.protocol import CellGrid, Extras, HostTokens, Written
 from chiasm.language.hosts.written import cell_repeats
 
 
 @dataclass(frozen=True)
-class LlavaNextAdapter(PlainText, Projected):
+class LlavaNextAdapter(Repeated, PlainText, Projected):
     """What differs in LLaVA-NeXT; see `HostAdapter`.
 
     The tokens are the fine cells. The coarse tokens and the newlines are extras, which a fusion
@@ -31,14 +31,6 @@ class LlavaNextAdapter(PlainText, Projected):
     decoder_name: str = "model.language_model"
     separated: bool = False
     most_grids: int = 2
-
-    def image_token_id(self, config: Any) -> int:
-        """Return the id of `<image>`."""
-        return int(config.image_token_id)
-
-    def image_text(self, placeholder: str, count: int) -> str:
-        """Repeat the placeholder."""
-        return placeholder * count
 
     def preparer(self, config: Any, image_processor: Any) -> AnyResolutionImages:
         """Return the preparer for a picture and its tiles."""
@@ -56,9 +48,7 @@ class LlavaNextAdapter(PlainText, Projected):
                     "newline": nn.ParameterDict({"image_newline": core.image_newline}),
                 }
             ),
-            "language": nn.ModuleDict(
-                {"language_model": core.language_model, "lm_head": model.lm_head}
-            ),
+            "language": decoder_parts(model),
         }
 
     def encode(

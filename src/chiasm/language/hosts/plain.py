@@ -9,13 +9,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from chiasm.core.grid import ImageGeometry
 from chiasm.language.hosts.mrope import text_positions
 from chiasm.language.hosts.protocol import CellGrid, Extras, Written
 from chiasm.language.hosts.written import cell_repeats, whole_grid
+
+
+class Placeholder:
+    """A family whose configuration names the placeholder of one visual token."""
+
+    def image_token_id(self, config: Any) -> int:
+        """Return the id of the placeholder."""
+        return int(config.image_token_id)
+
+
+class Repeated(Placeholder):
+    """A family that writes an image as placeholders alone; see `HostAdapter.image_text`."""
+
+    def image_text(self, placeholder: str, count: int) -> str:
+        """Repeat the placeholder; what else stands around an image is the chat template's."""
+        return placeholder * count
 
 
 class Projected:
@@ -76,3 +92,10 @@ class OneTensor:
         """Write the cells as they are."""
         output = BaseModelOutputWithPooling(pooler_output=torch.cat(list(rows))[None])
         return Written(tuple(rows), cell_repeats(rows, tokens_per_cell), {"image": output})
+
+
+def decoder_parts(model: Any) -> nn.Module:
+    """Return the text decoder with its output layer, as one part."""
+    return nn.ModuleDict(
+        {"language_model": model.base_model.language_model, "lm_head": model.lm_head}
+    )

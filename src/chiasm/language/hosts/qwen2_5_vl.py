@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.mrope import mrope_kwargs, mrope_positions
-from chiasm.language.hosts.plain import OneGrid, Projected
+from chiasm.language.hosts.plain import OneGrid, Projected, Repeated, decoder_parts
 from chiasm.language.hosts.protocol import Extras, HostTokens, Written
 from chiasm.language.hosts.qwen_images import QwenImages
 from chiasm.language.hosts.written import cell_repeats
@@ -20,20 +20,12 @@ from chiasm.language.parts import leave_out
 
 
 @dataclass(frozen=True)
-class Qwen25VLAdapter(Projected, OneGrid):
+class Qwen25VLAdapter(Repeated, Projected, OneGrid):
     """What differs in Qwen2.5-VL; see `HostAdapter`."""
 
     model_type: str = "qwen2_5_vl"
     decoder_name: str = "model.language_model"
     separated: bool = True
-
-    def image_token_id(self, config: Any) -> int:
-        """Return the id of `<|image_pad|>`."""
-        return int(config.image_token_id)
-
-    def image_text(self, placeholder: str, count: int) -> str:
-        """Repeat the placeholder; the chat template writes the vision start and end tokens."""
-        return placeholder * count
 
     def preparer(self, config: Any, image_processor: Any) -> QwenImages:
         """Return the preparer for images of any size."""
@@ -45,9 +37,7 @@ class Qwen25VLAdapter(Projected, OneGrid):
         return {
             "vision": leave_out(core.visual, [core.visual.merger]),
             "projector": nn.ModuleDict({"merger": core.visual.merger}),
-            "language": nn.ModuleDict(
-                {"language_model": core.language_model, "lm_head": model.lm_head}
-            ),
+            "language": decoder_parts(model),
         }
 
     def encode(

@@ -12,7 +12,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.hosts.mrope import mrope_kwargs, mrope_positions
-from chiasm.language.hosts.plain import OneGrid, Projected
+from chiasm.language.hosts.plain import OneGrid, Projected, Repeated, decoder_parts
 from chiasm.language.hosts.protocol import Extras, HostTokens, Written
 from chiasm.language.hosts.qwen_images import QwenImages
 from chiasm.language.hosts.written import cell_repeats, pad_cells
@@ -20,7 +20,7 @@ from chiasm.language.parts import leave_out
 
 
 @dataclass(frozen=True)
-class Qwen3VLAdapter(Projected, OneGrid):
+class Qwen3VLAdapter(Repeated, Projected, OneGrid):
     """What differs in Qwen3-VL; see `HostAdapter`.
 
     The deepstack features (arXiv:2406.04334) belong to the host's own token of a cell. Where a
@@ -30,14 +30,6 @@ class Qwen3VLAdapter(Projected, OneGrid):
     model_type: str = "qwen3_vl"
     decoder_name: str = "model.language_model"
     separated: bool = True
-
-    def image_token_id(self, config: Any) -> int:
-        """Return the id of `<|image_pad|>`."""
-        return int(config.image_token_id)
-
-    def image_text(self, placeholder: str, count: int) -> str:
-        """Repeat the placeholder; the chat template writes the vision start and end tokens."""
-        return placeholder * count
 
     def preparer(self, config: Any, image_processor: Any) -> QwenImages:
         """Return the preparer for images of any size."""
@@ -53,9 +45,7 @@ class Qwen3VLAdapter(Projected, OneGrid):
         return {
             "vision": leave_out(core.visual, list(mergers.values())),
             "projector": nn.ModuleDict(mergers),
-            "language": nn.ModuleDict(
-                {"language_model": core.language_model, "lm_head": model.lm_head}
-            ),
+            "language": decoder_parts(model),
         }
 
     def encode(
