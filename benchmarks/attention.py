@@ -1,0 +1,463 @@
+"""What each attention type costs beside naive attention and PyTorch's own (SDPA), in one run.
+
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/attention.py --output runs/attention.json
+    ... --lengths 1024 4096 --types strided performer --levels core --passes forward --no-memory
+
+Width 768, 12 heads, one row. *Core* is the mixing of queries, keys and values (for Mamba: its
+scan) alone; *module* has the projections too. Strided: stride 4. Local and global: a window of 128
+on either side and 16 global tokens. Memory: 64 slots. FAVOR+: 128 features. Mamba: expand 2,
+state 16, causal; all others see the whole row. Linear: its elu + 1 mixer. Hierarchical: 3 levels,
+window 64, full top.
+
+Time: every round runs every candidate once, in turn, and ratios are taken within a round; rounds go
+on until `--seconds` are spent, at least one after a warm-up, at most `--rounds`. With one thread it
+is processor time, so that a shared machine does not count; with more it is wall time.
+Memory: peak resident memory above the loaded inputs and weights, each candidate in a forked process
+of its own and on its second run there.
+Floor: operations of the core, and what that bounds its speed beside SDPA to where both ran at the
+same rate; of memory, the output and, with a backward pass, the gradients of three inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from chiasm.core.errors import InputError
+from chiasm.evaluation.peak_memory import peak_memory
+from chiasm.evaluation.provenance import code_commit, installed_versions
+from chiasm.layers.attention import ATTENTION
+from chiasm.layers.attention.cross_memory import pool_rows
+from chiasm.layers.attention.dense import softmax_attention
+from chiasm.layers.attention.hierarchical import hierarchical_attention
+from chiasm.layers.attention.kernel import kernel_attention
+from chiasm.layers.attention.linear import EluFeatures, LinearBlock
+from chiasm.layers.attention.local_global import local_global_attention
+from chiasm.layers.attention.performer import PositiveFeatures, draw_directions
+from chiasm.layers.attention.rows import Projections
+from chiasm.layers.attention.strided import strided_attention
+from chiasm.layers.scan import selective_scan
+
+LEVELS, PASSES = ("core", "module"), ("forward", "both")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured; the defaults are those of the targets."""
+
+    width: int = 768
+    heads: int = 12
+    stride: int = 4
+    window: int = 128
+    first: int = 16
+    slots: int = 64
+    features: int = 128
+    state: int = 16
+    expand: int = 2
+    levels: int = 3
+    near: int = 64
+
+    @property
+    def head(self) -> int:
+        """Width of a head."""
+        return self.width // self.heads
+
+
+QUICK = Sizes(22, 2, 3, 5, 2, 7, 13, 3, 2, 2, 4)
+
+
+def naive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The whole map."""
+    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
+class NaiveAttention(nn.Module):
+    """Projections around the whole map."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.projections = Projections(width=sizes.width, heads=sizes.heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projections.join(naive(*self.projections(x)))
+
+
+def memory_core(q: Tensor, k: Tensor, v: Tensor, slots: int) -> Tensor:
+    """Keys and values averaged in slots, then attention to them."""
+    pooled, biases = [], []
+    for t in (k, v):
+        rows, bias = pool_rows(t.transpose(1, 2).flatten(2), None, slots)
+        pooled.append(rows.unflatten(2, (q.shape[1], -1)).transpose(1, 2))
+        biases.append(bias)
+    return softmax_attention(q, pooled[0], pooled[1], bias=biases[0])
+
+
+def core_inputs(name: str, sizes: Sizes, count: int) -> tuple[Tensor, ...]:
+    """Queries, keys and values as projections leave them; for Mamba the inputs of the scan."""
+    torch.manual_seed(0)
+    if name != "mamba":
+        made = torch.randn(3, 1, count, sizes.heads, sizes.head)
+        return tuple(t.clone().transpose(1, 2) for t in made)
+    channels, state = sizes.expand * sizes.width, sizes.state
+    decay = -torch.arange(1.0, state + 1).repeat(channels, 1)
+    steps = torch.empty(1, count, channels).uniform_(-7, -2.3).exp()
+    drawn = [torch.randn(1, count, size) for size in (channels, state, state)]
+    return drawn[0], steps, decay, drawn[1], drawn[2], torch.ones(channels)
+
+
+def cores(sizes: Sizes) -> dict[str, Callable[..., Tensor]]:
+    """Every core by name."""
+    torch.manual_seed(0)
+    positive = PositiveFeatures(draw_directions(sizes.features, sizes.head))
+    logits = torch.zeros(sizes.heads, sizes.levels)
+    pieces = tuple(2**level for level in range(sizes.levels))
+    windows = (*[sizes.near] * (sizes.levels - 1), None)
+    return {
+        "naive": naive,
+        "sdpa": scaled_dot_product_attention,
+        "strided": lambda q, k, v: strided_attention(q, k, v, stride=sizes.stride),
+        "local_global": lambda q, k, v: local_global_attention(
+            q, k, v, window=sizes.window, global_tokens=sizes.first
+        ),
+        "cross_memory": lambda q, k, v: memory_core(q, k, v, sizes.slots),
+        "performer": lambda q, k, v: kernel_attention(q, k, v, positive)[0],
+        "mamba": lambda *inputs: selective_scan(*inputs)[0],
+        "hierarchical": lambda q, k, v: hierarchical_attention(
+            q, k, v, logits, pieces=pieces, windows=windows
+        ),
+        "linear": lambda q, k, v: kernel_attention(q, k, v, EluFeatures(sizes.head))[0],
+    }
+
+
+def modules(sizes: Sizes) -> dict[str, nn.Module]:
+    """Every module by name."""
+    torch.manual_seed(0)
+    choices: dict[str, dict[str, Any]] = {
+        "strided": {"stride": sizes.stride},
+        "local_global": {"window": sizes.window, "global_tokens": sizes.first},
+        "cross_memory": {"slots": sizes.slots},
+        "performer": {"features": sizes.features},
+        "mamba": {"state": sizes.state, "expand": sizes.expand, "causal": True},
+        "hierarchical": {"levels": sizes.levels, "window": sizes.near},
+        "linear": {},
+    }
+    shape = {"width": sizes.width, "heads": sizes.heads}
+    built: dict[str, nn.Module] = {
+        "naive": NaiveAttention(sizes),
+        "sdpa": ATTENTION["dense"](**shape).build(),
+    }
+    for name, more in choices.items():
+        module = ATTENTION[name](**shape, **more).build()
+        built[name] = module.mixer if isinstance(module, LinearBlock) else module
+    return built
+
+
+NAMES = tuple(cores(QUICK))
+
+
+def operations(name: str, sizes: Sizes, count: int) -> float:
+    """Operations of a core's forward pass, a product and its sum counted as two."""
+    pairs = 4 * sizes.width
+    keys = {
+        "naive": count,
+        "sdpa": count,
+        "strided": count / sizes.stride,
+        "local_global": min(2 * sizes.window + 1 + sizes.first, count),
+        "cross_memory": min(sizes.slots, count),
+        "performer": 2 * sizes.features,
+        "linear": 2 * sizes.head,
+        "mamba": 2 * sizes.expand * sizes.state,
+        "hierarchical": (2 * sizes.near + 1) * sum(0.5**i for i in range(sizes.levels - 1))
+        + count * 0.25 ** (sizes.levels - 1),
+    }
+    return pairs * count * keys[name]
+
+
+def memory_floor(passes: str, sizes: Sizes, count: int) -> float:
+    """MiB of the output, and of the gradients of three inputs of its size."""
+    return (1 if passes == "forward" else 4) * count * sizes.width * 4 / 2**20
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound that a ratio is held to.
+
+    Attributes:
+        name: The type.
+        level: core or module.
+        passes: forward or both.
+        length: Tokens.
+        kind: `faster`: time of the baseline over that of the type, at least `bound`; `smaller`:
+            memory of the type over that of the baseline, at most `bound`.
+        baseline: sdpa or naive.
+        bound: The bound.
+    """
+
+    name: str
+    level: str
+    passes: str
+    length: int
+    kind: str
+    baseline: str
+    bound: float
+
+
+def _targets() -> tuple[Target, ...]:
+    faster = [
+        *[("strided", "core", n, 3.4) for n in (1024, 2048, 4096, 8192, 16384)],
+        ("strided", "module", 4096, 2.2),
+        ("local_global", "core", 4096, 4.5),
+        ("local_global", "core", 8192, 8.5),
+        ("cross_memory", "core", 4096, 15.0),
+        ("performer", "core", 2048, 2.5),
+        ("performer", "core", 4096, 4.8),
+        ("performer", "core", 8192, 10.0),
+        ("linear", "core", 4096, 7.0),
+        ("mamba", "module", 8192, 1.1),
+    ]
+    found = [Target(n, level, "forward", c, "faster", "sdpa", b) for n, level, c, b in faster]
+    found.append(Target("mamba", "module", "forward", 8192, "faster", "naive", 4.0))
+    smaller = [
+        *[("performer", "forward", n, "sdpa", 1.5) for n in (4096, 8192, 16384)],
+        *[("performer", "both", n, "sdpa", 1.05) for n in (4096, 8192, 16384)],
+        *[("strided", "both", n, "sdpa", 1.1) for n in (2048, 4096, 8192, 16384)],
+        *[(name, "both", 2048, "naive", 0.08) for name in ("performer", "strided")],
+        *[(name, "both", 4096, "naive", 0.04) for name in ("performer", "strided")],
+        ("local_global", "both", 4096, "naive", 0.11),
+        ("local_global", "both", 4096, "sdpa", 3.5),
+    ]
+    found += [Target(n, "core", p, c, "smaller", base, b) for n, p, c, base, b in smaller]
+    return tuple(found)
+
+
+TARGETS = _targets()
+
+
+Way = Callable[[], Any]
+
+
+def ways(level: str, passes: str, sizes: Sizes, count: int, names: Sequence[str]) -> dict[str, Way]:
+    """What is run for each candidate."""
+    backward = passes == "both"
+    made: dict[str, Way] = {}
+    functions: Mapping[str, Any] = cores(sizes) if level == "core" else modules(sizes)
+    shared: tuple[Tensor, ...] = ()
+    if level == "core":
+        shared = core_inputs("sdpa", sizes, count)
+    else:
+        torch.manual_seed(0)
+        shared = (torch.randn(1, count, sizes.width),)
+    for name in names:
+        special = level == "core" and name == "mamba"
+        inputs = core_inputs(name, sizes, count) if special else shared
+        if backward:
+            inputs = tuple(t.detach().requires_grad_() for t in inputs)
+        made[name] = _way(functions[name], inputs, backward)
+    return made
+
+
+def _way(function: Any, inputs: tuple[Tensor, ...], backward: bool) -> Way:
+    asked = list(inputs)
+    if backward and isinstance(function, nn.Module):
+        asked += [p for p in function.parameters() if p.requires_grad]
+
+    def run() -> Tensor | tuple[Tensor, ...]:
+        if not backward:
+            with torch.no_grad():
+                return function(*inputs)
+        y = function(*inputs)
+        return torch.autograd.grad(y, asked, torch.ones_like(y))
+
+    return run
+
+
+def seconds(made: Mapping[str, Way], rounds: int, budget: float, threads: int) -> dict[str, list]:
+    """Run every candidate once a round, and return the seconds of each round."""
+    clock = time.process_time if threads == 1 else time.perf_counter
+    found: dict[str, list[float]] = {name: [] for name in made}
+    spent = 0.0
+    for turn in range(rounds + 1):
+        for name, way in made.items():
+            gc.collect()
+            start = clock()
+            way()
+            took = clock() - start
+            if turn:
+                found[name].append(took)
+            spent += took
+        if turn and spent * (turn + 2) / (turn + 1) > budget:
+            break
+    return found
+
+
+def memory_in_child(arguments: Sequence[str]) -> dict[str, float]:
+    """Measure memory in a fresh process of one thread, which alone can be forked safely."""
+    command = [sys.executable, __file__, *arguments, "--memory-only"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"measuring memory failed:\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def measure_memory(made: Mapping[str, Way]) -> dict[str, float | None]:
+    """Return peak MiB of each candidate; None where it did not finish."""
+    found: dict[str, float | None] = {}
+    # The first backward pass imports a great deal; once here, or once in every fork.
+    one = torch.ones((), requires_grad=True)
+    torch.autograd.grad(one * 1, one, torch.ones(()))
+    for name, way in made.items():
+        try:
+            found[name] = peak_memory(way)
+        except InputError:
+            found[name] = None
+    return found
+
+
+def ratio(values: Mapping[str, list], top: str, bottom: str) -> dict[str, float] | None:
+    """Return median, least and largest of the ratios of rounds."""
+    if not (values.get(top) and values.get(bottom)):
+        return None
+    found = [a / b for a, b in zip(values[top], values[bottom], strict=True)]
+    return {"median": statistics.median(found), "least": min(found), "largest": max(found)}
+
+
+def judge(cases: Sequence[Mapping[str, Any]], targets: Sequence[Target]) -> list[dict[str, Any]]:
+    """Hold figures to targets; those of cases that were not measured are left out."""
+    found = []
+    for target in targets:
+        for case in cases:
+            if any(case[key] != asdict(target)[key] for key in ("level", "passes", "length")):
+                continue
+            if target.kind == "faster":
+                told = ratio(case["seconds"], target.baseline, target.name)
+                value = None if told is None else told["median"]
+                met = value is not None and value >= target.bound
+            else:
+                own, other = (
+                    case["extra_mib"].get(name) for name in (target.name, target.baseline)
+                )
+                value = own / other if own is not None and other else None
+                met = value is not None and value <= target.bound
+            if value is not None:
+                found.append({**asdict(target), "value": value, "met": met})
+    return found
+
+
+def table(case: Mapping[str, Any]) -> str:
+    """Return one case as text."""
+    lines = [
+        f"{case['length']} tokens, {case['level']}, "
+        f"{'forward' if case['passes'] == 'forward' else 'forward and backward'}"
+        f" ({case['threads']} thread(s), {case['clock']} time; memory at least "
+        f"{case['floor_mib']:.0f} MiB)",
+        f"{'':14}{'ms':>9}{'x SDPA':>9}{'least..most':>15}{'limit':>8}{'x naive':>9}"
+        f"{'MiB':>9}{'GFLOP':>8}  targets",
+    ]
+    for name, times in case["seconds"].items():
+        sdpa, slow = ratio(case["seconds"], "sdpa", name), ratio(case["seconds"], "naive", name)
+        mib = case["extra_mib"].get(name)
+        limit = case["operations"]["sdpa"] / case["operations"][name]
+        told = [
+            f"{'>=' if t['kind'] == 'faster' else '<='} {t['bound']:g} x {t['baseline']}"
+            f"{'' if t['kind'] == 'faster' else ' memory'}: {t['value']:.2f} "
+            f"{'met' if t['met'] else 'MISSED'}"
+            for t in case["targets"]
+            if t["name"] == name
+        ]
+        spread = "" if sdpa is None else f"{sdpa['least']:.2f}..{sdpa['largest']:.2f}"
+        lines.append(
+            f"{name:14}{1e3 * statistics.median(times):9.1f}"
+            f"{'' if sdpa is None else format(sdpa['median'], '.2f'):>9}{spread:>15}"
+            f"{format(limit, '.1f') if case['level'] == 'core' else '':>8}"
+            f"{'' if slow is None else format(slow['median'], '.2f'):>9}"
+            f"{'' if mib is None else format(mib, '.1f'):>9}"
+            f"{case['operations'][name] / 1e9:8.2f}  {'; '.join(told)}"
+        )
+    return "\n".join(lines)
+
+
+def measure(options: argparse.Namespace, level: str, passes: str, count: int) -> dict[str, Any]:
+    """Measure one length, level and pass, memory first."""
+    sizes = QUICK if options.quick else Sizes()
+    names = [n for n in options.types if n != "naive" or count <= options.naive_up_to]
+    extra: dict[str, float] = {}
+    if options.memory:
+        given = ["--lengths", str(count), "--levels", level, "--passes", passes, "--types", *names]
+        extra = memory_in_child([*given, *(["--quick"] if options.quick else [])])
+    torch.set_num_threads(options.threads)
+    made = ways(level, passes, sizes, count, names)
+    case: dict[str, Any] = {
+        "length": count,
+        "level": level,
+        "passes": passes,
+        "threads": options.threads,
+        "clock": "processor" if options.threads == 1 else "wall",
+        "seconds": seconds(made, options.rounds, options.seconds, options.threads),
+        "extra_mib": extra,
+        "operations": {name: operations(name, sizes, count) for name in {*names, "sdpa"}},
+        "floor_mib": memory_floor(passes, sizes, count),
+    }
+    case["targets"] = [] if options.quick else judge([case], TARGETS)
+    return case
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    lengths = [1024, 2048, 4096, 8192, 16384]
+    parser.add_argument("--lengths", type=int, nargs="+", default=lengths)
+    parser.add_argument("--types", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS))
+    parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=120, help="for each table, about")
+    parser.add_argument("--naive-up-to", type=int, default=8192, help="it needs 26 GB at 16384")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, one round")
+    parser.add_argument("--output", type=Path, help="where to write the figures as JSON")
+    parser.add_argument("--memory-only", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds = 1
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parsed(arguments)
+    if options.memory_only:
+        torch.set_num_threads(1)
+        level, passes, count = options.levels[0], options.passes[0], options.lengths[0]
+        sizes = QUICK if options.quick else Sizes()
+        print(json.dumps(measure_memory(ways(level, passes, sizes, count, options.types))))
+        return
+    cases: list[dict[str, Any]] = []
+    for level in options.levels:
+        for passes in options.passes:
+            for count in options.lengths:
+                cases.append(measure(options, level, passes, count))
+                print(table(cases[-1]), end="\n\n", flush=True)
+                if options.output is not None:
+                    options.output.parent.mkdir(parents=True, exist_ok=True)
+                    about = {"versions": installed_versions(), "commit": code_commit()}
+                    told = {"sizes": asdict(QUICK if options.quick else Sizes()), "cases": cases}
+                    options.output.write_text(json.dumps({**told, **about}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
