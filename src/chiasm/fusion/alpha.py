@@ -62,7 +62,9 @@ class MultiScaleAlpha(nn.Module):
         """Return float32 (1, 1, H, W); only the size of `original` is read."""
         size = original.shape[2:]
         maps = [_resized(logits.float(), size).sigmoid() for logits in self.logits]
-        return torch.einsum("k,kbchw->bchw", self.weights.float().softmax(0), torch.stack(maps))
+        # Not as a product of matrices, which mixed precision would shorten.
+        shares = self.weights.float().softmax(0)[:, None, None, None, None]
+        return (shares * torch.stack(maps)).sum(0)
 
 
 class ContentAlpha(nn.Module):

@@ -225,6 +225,17 @@ def test_short_floats(dtype: torch.dtype, mode: str, halved: bool) -> None:
     torch.testing.assert_close(found.image.float(), full.image, rtol=0, atol=0.06)
 
 
+@pytest.mark.parametrize("mode", ["static", "scalar", "multi_scale"])
+def test_mixed_precision_does_not_shorten_alpha(mode: str) -> None:
+    blend = shaken(build(mode, align_first=True))
+    affine = torch.eye(2, 3).repeat(B, 1, 1)
+    affine[:, 0, 2] = 0.1
+    full = blend.blend(*pictures(), *masks(), affine)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = blend.blend(*pictures(), *masks(), affine)
+    assert torch.equal(mixed.alpha, full.alpha) and torch.equal(mixed.image, full.image)
+
+
 def test_faults_are_named() -> None:
     original, reconstruction = pictures()
     with pytest.raises(InputError, match=r"align_first .* give `affine` \(B, 2, 3\)"):
