@@ -10,10 +10,12 @@ from rich.table import Table
 
 from chiasm.cli.loading import Device, load_on
 from chiasm.cli.output import Json, emit
-from chiasm.cli.predict_usage import check_settings, check_usage
+from chiasm.cli.predict_usage import changed, check_settings, check_usage, parse_boxes
 
 if TYPE_CHECKING:
+    from chiasm.cli.predict_pairs import PairWants
     from chiasm.inference.benchmark import Benchmark
+    from chiasm.inference.responding import Generation
     from chiasm.recipes.build import Family
 
 DEFAULT_QUESTION = "What do you see?"
@@ -43,7 +45,11 @@ Phrase = Annotated[
 ]
 MaskChoice = Annotated[
     str | None,
-    typer.Option("--mask", help="coarse or refined masks; the model's best if not given."),
+    typer.Option(
+        "--mask",
+        help="coarse or refined masks; the model's best if not given. With --reconstruction: a "
+        "picture in which the hidden pixels of the image are white.",
+    ),
 ]
 Ground = Annotated[bool, typer.Option("--ground", help="Also point at the phrases of the answer.")]
 Phrases = Annotated[
@@ -59,7 +65,32 @@ ChainOfThought = Annotated[
     ),
 ]
 Reconstruction = Annotated[
-    Path | None, typer.Option(help="The scene with the hidden object restored.")
+    Path | None, typer.Option(help="The partly hidden thing of the image, as it was rebuilt.")
+]
+Complete = Annotated[bool, typer.Option("--complete", help="Also draw the picture complete.")]
+SelfCheck = Annotated[
+    bool,
+    typer.Option(
+        "--self-check",
+        help="Also let the model judge whether it sees clearly on the image alone, and look at the "
+        "reconstruction where it does not.",
+    ),
+]
+ImageBox = Annotated[
+    str | None,
+    typer.Option("--image-box", help="Box of the whole thing in the image: left,top,right,bottom."),
+]
+ReconstructionBox = Annotated[
+    str | None, typer.Option("--reconstruction-box", help="Its box in the reconstruction.")
+]
+DrawingTemperature = Annotated[
+    float, typer.Option("--drawing-temperature", min=0.0, help="Temperature of --complete.")
+]
+TopK = Annotated[
+    int, typer.Option("--top-k", min=0, help="Of --complete: likeliest codes kept, 0 for all.")
+]
+Guidance = Annotated[
+    float, typer.Option(min=1.0, help="Classifier-free guidance of --complete; 1 is none.")
 ]
 Video = Annotated[Path | None, typer.Option(help="Video to watch.")]
 MaxNewTokens = Annotated[
@@ -84,6 +115,7 @@ Repeats = Annotated[int, typer.Option(min=1, help="Runs that --benchmark counts.
 
 
 def predict(
+    context: typer.Context,
     run: Annotated[str, typer.Argument(help="A run directory, or the name of a shipped model.")],
     image: Image = None,
     ask: Ask = None,
@@ -97,6 +129,13 @@ def predict(
     extractor: Phrases = None,
     chain_of_thought: ChainOfThought = None,
     reconstruction: Reconstruction = None,
+    image_box: ImageBox = None,
+    reconstruction_box: ReconstructionBox = None,
+    complete: Complete = False,
+    self_check: SelfCheck = False,
+    drawing_temperature: DrawingTemperature = 1.0,
+    top_k: TopK = 0,
+    guidance: Guidance = 1.0,
     video: Video = None,
     max_new_tokens: MaxNewTokens = 128,
     temperature: Temperature = 0.0,
@@ -119,50 +158,70 @@ def predict(
         chiasm predict runs/dual --image scene.png --benchmark
         chiasm predict tiny-grounding --image scene.png --phrase "the red circle" --output found
         chiasm predict runs/pointer --image scene.png --ask "What is there?" --ground --output said
+        chiasm predict tiny-pair --image a.png --reconstruction b.png --complete --output seen
     """
     shown = {"image": image, "reconstruction": reconstruction, "video": video}
     special = {"--compare-encoders": compare_encoders, "--benchmark": benchmark}
     closer = {"--ground": ground, "--chain-of-thought": chain_of_thought}
     wanted = {"--ask": ask, "--phrase": phrase, **closer}
     check_usage(file, shown, wanted, special, output)
-    settings = {
-        "--mask": mask is not None,
-        "--extractor": extractor is not None,
-        "--temperature": temperature > 0,
-        "--top-p": top_p != 1.0,
-        "--media-root": media_root is not None,
-        "--format": format != "auto",
-        "--skip-faulty": skip_faulty,
-    }
-    check_settings(file, wanted, settings)
-    from chiasm.cli.predict_file import predict_file
+    check_settings(file, reconstruction is not None, wanted, changed(context.params))
+    boxes = parse_boxes(image_box, reconstruction_box)
     from chiasm.cli.predict_one import Wants, predict_one
-    from chiasm.cli.predict_phrases import holds_phrases, predict_phrases
+    from chiasm.cli.predict_pairs import PairWants, predict_pair
     from chiasm.inference.responding import Generation, seeded
 
     model = load_on(run, device)
     generation = Generation(max_new_tokens, temperature, top_p)
+    pairs = PairWants(complete, self_check, drawing_temperature, top_k, guidance)
     if benchmark:
         _benchmark(model, image, ask or DEFAULT_QUESTION, repeats, json)
         return
     with seeded(seed):
         if file is not None:
-            given: dict[str, Any] = {
-                "format": format,
-                "media_root": media_root,
-                "skip_faulty": skip_faulty,
-            }
-            if holds_phrases(file, format):
-                predict_phrases(model, file, output, mask, as_json=json, **given)
-                return
-            given["batch_size"] = batch_size
-            predict_file(model, file, output, generation, as_json=json, **given)
+            form = {"format": format, "media_root": media_root, "skip_faulty": skip_faulty}
+            _predict_file(model, file, output, mask, generation, pairs, batch_size, json, form)
         elif compare_encoders:
             _compare(model, image, ask or DEFAULT_QUESTION, max_new_tokens, json)
+        elif reconstruction is not None:
+            question = ask or (DEFAULT_QUESTION if complete else None)
+            given = {**shown, **boxes, "mask": mask, "question": question}
+            del given["video"]
+            predict_pair(run, model, given, pairs, generation, output, as_json=json)
         else:
             finder = (extractor or "rules") if ground else None
             wants = Wants(ask, tuple(phrase or ()), mask, finder, chain_of_thought)
             predict_one(run, model, shown, wants, generation, output, as_json=json)
+
+
+def _predict_file(
+    model: "Family",
+    file: Path,
+    output: Path | None,
+    mask: str | None,
+    generation: "Generation",
+    pairs: "PairWants",
+    batch_size: int,
+    as_json: bool,
+    form: dict[str, Any],
+) -> None:
+    """Choose what a file is of: pairs where the model reads them, else phrases or questions."""
+    from chiasm.cli.predict_file import predict_file
+    from chiasm.cli.predict_pairs import predict_pair_file
+    from chiasm.cli.predict_phrases import holds_phrases, predict_phrases
+    from chiasm.inference.senses import check_sense
+
+    if pairs.complete or pairs.self_check:
+        check_sense(model, "reconstruction")
+    form = {**form, "as_json": as_json}
+    if "reconstruction" in model.senses:
+        if mask is not None:
+            raise typer.BadParameter("the records of a file bring their masks", param_hint="--mask")
+        predict_pair_file(model, file, output, pairs, generation, batch_size=batch_size, **form)
+    elif holds_phrases(file, form["format"]):
+        predict_phrases(model, file, output, mask, **form)
+    else:
+        predict_file(model, file, output, generation, batch_size=batch_size, **form)
 
 
 def _compare(

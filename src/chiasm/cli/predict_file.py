@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import typer
 from rich.console import Console
@@ -18,11 +18,21 @@ from chiasm.core.errors import DataError
 
 if TYPE_CHECKING:
     from chiasm.core.samples import Sample
+    from chiasm.data.collate import Collator
     from chiasm.data.conversation import Fault
     from chiasm.inference.responding import Answering, Generation
     from chiasm.inference.senses import Sensing
 
 PREDICTIONS = "predictions.jsonl"
+
+
+class Collating(Protocol):
+    """A model that reads samples."""
+
+    @property
+    def collator(self) -> Collator:
+        """Turns samples into batches."""
+        ...
 
 
 def predict_file(
@@ -81,7 +91,7 @@ def predict_file(
 
 
 def read_questions(
-    model: Answering, path: Path, format: str, media_root: Path | None, skip_faulty: bool
+    model: Collating, path: Path, format: str, media_root: Path | None, skip_faulty: bool
 ) -> tuple[list[Sample], int]:
     """Read the records of a file that can be answered.
 

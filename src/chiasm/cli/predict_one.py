@@ -93,7 +93,7 @@ def predict_one(
         check_thought(wants.thought)
     if wants.extractor is not None:
         lookup(EXTRACTORS, wants.extractor, "phrase extractor")
-    session.set(**shown)
+    session.set(image=shown["image"], video=shown["video"])
     if wants.question is None and not wants.phrases and shown["video"] is None:
         raise typer.BadParameter("give --ask TEXT as well", param_hint="--reconstruction")
     if output is not None:

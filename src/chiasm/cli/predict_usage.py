@@ -10,6 +10,7 @@ import typer
 
 CLOSER = ("--ground", "--chain-of-thought")
 POINTING = ("--phrase", *CLOSER)
+REBUILT = "goes with --reconstruction"
 
 
 def check_usage(
@@ -53,6 +54,15 @@ def check_usage(
         raise typer.BadParameter(f"choose one: {' or '.join(closer)}", param_hint=closer[0])
     if closer and not (shown["image"] and wanted["--ask"]):
         raise typer.BadParameter("needs --image FILE and --ask TEXT", param_hint=closer[0])
+    if shown["reconstruction"]:
+        others = [name for name in given if name not in ("--image", "--reconstruction", "--ask")]
+        if others:
+            raise typer.BadParameter(
+                f"leave out {', '.join(others)}, for which no model reads a reconstruction",
+                param_hint="--reconstruction",
+            )
+        if not shown["image"]:
+            raise typer.BadParameter("needs --image FILE", param_hint="--reconstruction")
     if wanted["--phrase"] and not shown["image"]:
         raise typer.BadParameter("needs --image FILE", param_hint="--phrase")
     if file is None and not chosen and given in ([], ["--image"]):
@@ -63,26 +73,62 @@ def check_usage(
         )
 
 
+DEFAULTS: dict[str, tuple[str, Any]] = {
+    "--mask": ("mask", None),
+    "--image-box": ("image_box", None),
+    "--reconstruction-box": ("reconstruction_box", None),
+    "--complete": ("complete", False),
+    "--self-check": ("self_check", False),
+    "--drawing-temperature": ("drawing_temperature", 1.0),
+    "--top-k": ("top_k", 0),
+    "--guidance": ("guidance", 1.0),
+    "--extractor": ("extractor", None),
+    "--temperature": ("temperature", 0.0),
+    "--top-p": ("top_p", 1.0),
+    "--media-root": ("media_root", None),
+    "--format": ("format", "auto"),
+    "--skip-faulty": ("skip_faulty", False),
+}
+"""Option that sets how something else is done -> its parameter and default."""
+
+
+def changed(parameters: Mapping[str, Any]) -> dict[str, bool]:
+    """Return, by option, whether a setting has another value than its default."""
+    return {name: parameters[own] != default for name, (own, default) in DEFAULTS.items()}
+
+
 def check_settings(
-    file: Path | None, wanted: Mapping[str, Any], settings: Mapping[str, bool]
+    file: Path | None, paired: bool, wanted: Mapping[str, Any], settings: Mapping[str, bool]
 ) -> None:
     """Check that each setting has something to set.
 
     Args:
         file: `--input`.
+        paired: Whether `--reconstruction` is given.
         wanted: See `check_usage`.
         settings: Whether an option was given another value than its default.
 
     Raises:
         BadParameter: A setting would be left aside (exit code 2).
     """
-    pointing = file is not None or any(wanted[name] for name in POINTING)
+    pointing = file is not None or paired or any(wanted[name] for name in POINTING)
     greedy = bool(wanted["--chain-of-thought"])
     rules = {
-        "--mask": (pointing, "goes with --phrase, --ground, --chain-of-thought or --input"),
+        "--mask": (
+            pointing,
+            "goes with --phrase, --ground, --chain-of-thought, --reconstruction or --input",
+        ),
         "--extractor": (bool(wanted["--ground"]), "goes with --ground"),
         "--temperature": (not greedy, "a closer look answers greedily; leave it out"),
         "--top-p": (not greedy, "a closer look answers greedily; leave it out"),
+        **dict.fromkeys(("--image-box", "--reconstruction-box"), (paired, REBUILT)),
+        **dict.fromkeys(
+            ("--complete", "--self-check"), (paired or file is not None, f"{REBUILT} or --input")
+        ),
+        **dict.fromkeys(
+            ("--top-k", "--guidance", "--drawing-temperature"),
+            (settings["--complete"], "goes with --complete"),
+        ),
         **dict.fromkeys(
             ("--media-root", "--format", "--skip-faulty"), (file is not None, "goes with --input")
         ),
@@ -90,3 +136,27 @@ def check_settings(
     for name, (fits, told) in rules.items():
         if settings[name] and not fits:
             raise typer.BadParameter(told, param_hint=name)
+
+
+def parse_boxes(image: str | None, reconstruction: str | None) -> dict[str, Any]:
+    """Read `--image-box` and `--reconstruction-box`; by parameter, None where not given.
+
+    Raises:
+        BadParameter: One is no box (exit code 2).
+    """
+    return {
+        "image_box": _parse_box(image, "--image-box"),
+        "reconstruction_box": _parse_box(reconstruction, "--reconstruction-box"),
+    }
+
+
+def _parse_box(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        left, top, right, bottom = (float(side) for side in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r}; give left,top,right,bottom in pixels, such as 10,5,60,48", param_hint=option
+        ) from None
+    return left, top, right, bottom
