@@ -106,13 +106,19 @@ class Collator:
                 label nothing, pad on the left.
 
         Raises:
-            DataError: A sample is malformed or too long, no row is left, the mask of a phrase is
-                broken, empty or of another size than its image, or a pair is not as
-                `gather_pairs` needs it.
+            DataError: A sample is malformed or too long, or about a video; no row is left, the mask
+                of a phrase is broken, empty or of another size than its image, or a pair is not
+                as `gather_pairs` needs it.
             MediaError: An image cannot be read.
         """
         if not samples:
             raise DataError("an empty list of samples; give at least one")
+        watched = next((sample for sample in samples if sample.video is not None), None)
+        if watched is not None:
+            raise DataError(
+                f"{name_of(watched)}: is about a video, and this collator shows pictures alone; "
+                "give the batch to a collator of videos"
+            )
         rows = [Row(sample, tuple(map(self.loader, sample.images))) for sample in samples]
         fitted = fit_rows(
             rows,

@@ -2,7 +2,8 @@
 
 Runs of placeholders are shown as one mark with their count; supervised text is coloured. Phrases
 that mean pixels are listed, each in the colour in which its mask lies over the image. Of a pair the
-reconstruction and the target stand beside the image, with what is hidden and the boxes drawn.
+reconstruction and the target stand beside the image, with what is hidden and the boxes drawn. Of a
+video some frames are shown, and below them what happens when.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from chiasm.data.masks import read_mask
 from chiasm.data.media import load_image
 from chiasm.data.pair_drawing import draw_pair
 from chiasm.data.prompts import Prompt, Prompter
+from chiasm.data.video_drawing import draw_video
 
 Kind = Literal["given", "supervised", "image"]
 
@@ -99,7 +101,7 @@ class View:
     @property
     def named_images(self) -> tuple[tuple[str, Image.Image], ...]:
         """The images, each with its caption."""
-        captions = self.captions or tuple(f"image {index}" for index in range(len(self.images)))
+        captions = self.captions or _numbered(len(self.images))
         return tuple(zip(captions, self.images, strict=True))
 
     @property
@@ -138,15 +140,24 @@ def view(
         beside = draw_pair(sample, covered[0], loader)
         captions, covered = tuple(beside), [*beside.values()]
         geometries = preparer.prepare(covered).geometries
+    pictures = [*map(draw_cells, covered, geometries)]
+    if sample.video is not None:
+        told, sheet = draw_video(sample.video, sample.segments)
+        captions = (*(captions or _numbered(len(pictures))), told)
+        pictures.append(sheet)
     return View(
         title=f"{sample.identifier} ({sample.origin})" if sample.origin else sample.identifier,
         pieces=_pieces(prompt, prompter),
-        images=tuple(map(draw_cells, covered, geometries)),
+        images=tuple(pictures),
         tokens=len(prompt),
         supervised=prompt.supervised_tokens,
         phrases=pointed,
         captions=captions,
     )
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"image {index}" for index in range(count))
 
 
 def _cover(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,6 +173,12 @@ def test_an_image_that_the_host_refuses_is_named_by_its_sample(host: Host) -> No
     wide = sample("wide", (3, 1206))
     with pytest.raises(MediaError, match=r"^data.jsonl:wide: .*processor refuses"):
         collator(host)([*MIXED, wide])
+
+
+def test_a_video_is_not_left_out_silently(host: Host) -> None:
+    watched = replace(sample("watched", (30, 44)), video=np.zeros((3, 30, 44, 3), np.uint8))
+    with pytest.raises(DataError, match=r"watched.*: is about a video, and this collator shows"):
+        collator(host)([*MIXED, watched])
 
 
 def test_no_samples_and_wrong_options_are_refused(host: Host) -> None:

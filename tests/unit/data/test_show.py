@@ -15,7 +15,7 @@ from PIL import Image, ImageColor
 
 from chiasm.core.errors import DataError, InputError
 from chiasm.core.grid import ImageGeometry
-from chiasm.core.samples import Sample, Turn
+from chiasm.core.samples import Sample, Segment, Turn
 from chiasm.data.masks import ArrayMask
 from chiasm.data.phrases import Said, naming_turns
 from chiasm.data.prompts import Prompter
@@ -217,3 +217,16 @@ def test_a_broken_mask_is_named_when_shown(host: Host) -> None:
     phrase = replace(sample.phrases[0], mask=ArrayMask(np.ones((56, 83), bool)))
     with pytest.raises(DataError, match=r"phrase a 'the <left> half': mask of 56 x 83 pixels"):
         seen(host, replace(sample, phrases=(phrase,)))
+
+
+def test_a_video_is_shown_beside_the_images_with_what_happens_in_it(host: Host) -> None:
+    frames = np.zeros((7, 30, 44, 3), np.uint8)
+    turns = (Turn("user", ("What happens?",)), Turn("assistant", ("A walk.",), supervised=True))
+    sample = Sample("s1", turns, video=frames, segments=(Segment(0.0, 0.1, "walking"),))
+    shown = seen(host, sample)
+    ((told, sheet),) = shown.named_images
+    assert told == "video: 7 frames, 0.28 s, 30 x 44 pixels"
+    assert sheet.width > 800
+    assert told in to_html(shown)
+    both = seen(host, replace(pointing(), video=frames))
+    assert [name for name, _ in both.named_images] == ["image 0", told]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -306,6 +307,33 @@ def test_a_frame_that_cannot_be_decoded_is_an_error_or_counted(noisy: Path, tmp_
     assert set(clip.indices) | set(clip.missing) == set(range(COUNT))
     with pytest.raises(MediaError, match="cannot be decoded"):
         open_video(path, damage="count").frames(range(COUNT))
+
+
+def plainly_decoded(path: Path) -> int:
+    """How many frames a decoder gives without a flag when nothing is asked of it."""
+    count = 0
+    with av.open(str(path)) as container:
+        for packet in container.demux(video=0):
+            with contextlib.suppress(av.FFmpegError):
+                count += sum(not frame.is_corrupt for frame in packet.decode())
+    return count
+
+
+def test_what_a_decoder_paints_over_is_noticed(noisy: Path, tmp_path: Path) -> None:
+    """Decoders make up what they cannot read; plainly asked, they flag only some such frames."""
+    whole = (noisy / "first.mp4").read_bytes()
+    path = tmp_path / "flipped.mp4"
+    ours = plain = 0
+    for tenth in range(1, 10):
+        content = bytearray(whole)
+        start = len(content) * tenth // 10
+        for place in range(start, start + 400):
+            content[place] ^= 0x5A
+        path.write_bytes(content)
+        missing = open_video(path, damage="count").read(range(COUNT)).missing
+        ours += len(missing)
+        plain += COUNT - plainly_decoded(path)
+    assert ours > plain > 0
 
 
 def test_a_folder_of_frames_is_in_the_order_of_numbers(tmp_path: Path) -> None:
