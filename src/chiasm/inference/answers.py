@@ -99,9 +99,13 @@ class Answer:
             "finish": self.finish,
             "prompt_tokens": self.prompt_tokens,
             "new_tokens": self.new_tokens,
-            **self.gate_document(maps),
-            **({} if self.pair is None else {"pair": self.pair.document()}),
+            **self.family_document(maps),
         }
+
+    def family_document(self, maps: bool = True) -> dict[str, Any]:
+        """Return what the family adds to a text: `gate_document`, and `pair` where there is one."""
+        pair = {} if self.pair is None else {"pair": self.pair.document()}
+        return {**self.gate_document(maps), **pair}
 
 
 @dataclass(frozen=True, eq=False)

@@ -195,9 +195,7 @@ def ask_pairs(
         check_sense(model, "complete")
     collated = collate_pairs(model, samples)
     view = model.look(collated, detail)
-    sights = read_sights(view, collated, pairs_of(collated))
-    written = answer_rows(model, collated, view, generation)
-    answers = [replace(a, pair=sight) for a, sight in zip(written, sights, strict=True)]
+    answers = answer_pairs(model, collated, view, generation)
     if not complete:
         return answers
     tokens = [answer.tokens for answer in answers]
@@ -231,6 +229,25 @@ def answer_rows(
     with probing(cast("nn.Module", model)):
         spliced = splice_pairs(model, collated, view)
         return write_rows(model.host, spliced, generation, on_text)
+
+
+def answer_pairs(
+    model: Pairing,
+    collated: Batch,
+    view: PairView,
+    generation: Generation,
+    on_text: Callable[[str], None] | None = None,
+) -> list[Answer]:
+    """As `answer_rows`, with what was made of each pair beside its answer."""
+    answers = answer_rows(model, collated, view, generation, on_text)
+    sights = read_sights(view, collated, pairs_of(collated))
+    return [replace(answer, pair=sight) for answer, sight in zip(answers, sights, strict=True)]
+
+
+def prompt_length(model: Pairing, collated: Batch, view: PairView) -> int:
+    """Return how many tokens the longest row of a batch of pairs has before its answer."""
+    with probing(cast("nn.Module", model)):
+        return int(splice_pairs(model, collated, view).input_ids.shape[1])
 
 
 def score_reply(model: Pairing, collated: Batch, view: PairView) -> list[float]:

@@ -17,13 +17,14 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 from starlette.exceptions import HTTPException
 
 from chiasm import __version__
-from chiasm.core.batch import Batch
 from chiasm.core.errors import ChiasmError
+from chiasm.core.samples import Sample
+from chiasm.data.pairs import as_pair
 from chiasm.inference.answers import Answer
+from chiasm.inference.pairs import answer_pairs, as_pairing, collate_pairs, prompt_length
 from chiasm.inference.responding import (
     Answering,
     Generation,
-    Sight,
     look,
     respond,
     seeded,
@@ -55,14 +56,14 @@ class Prepared:
 
     Attributes:
         request: The request.
-        batch: Its conversation, collated.
-        sight: What the model made of its images.
+        write: Answers its conversation, whose images the model has seen.
+        length: Tokens of the conversation.
         generation: How to write.
     """
 
     request: ChatRequest
-    batch: Batch
-    sight: Sight | None
+    write: Callable[[Generation, Callable[[str], None]], list[Answer]]
+    length: int
     generation: Generation
 
 
@@ -171,7 +172,7 @@ class Server:
                 await settle(task)
         if rest := cutter.finish():
             yield event(ticket.chunk({"content": rest}))
-        yield event(ticket.chunk({}, answer.finish, chiasm=answer.gate_document()))
+        yield event(ticket.chunk({}, answer.finish, chiasm=answer.family_document()))
         if prepared.request.stream_options.include_usage:
             yield event(ticket.chunk(None, usage=usage(answer)))
         yield event("[DONE]")
@@ -180,10 +181,7 @@ class Server:
         """Decode, collate and look: all that can go wrong before the first word."""
         sample = read_conversation(request, self.limits)
         host = self.model.host
-        batch = self.model.collator.collate([sample], generation=True).to(host.device)
-        sight = look(self.model, batch)
-        # A fusion may write several tokens for a cell, so the collated length is not the whole.
-        length = splice(self.model, batch, sight).input_ids.shape[1]
+        write, length = self._look(sample)
         most = int(host.model.config.get_text_config().max_position_embeddings)
         room = most - length
         wanted = request.new_tokens or min(self.limits.default_new_tokens, max(room, 1))
@@ -195,7 +193,21 @@ class Server:
                 param="messages",
             )
         generation = Generation(wanted, request.temperature, request.top_p, request.stop)
-        return Prepared(request, batch, sight, generation)
+        return Prepared(request, write, length, generation)
+
+    def _look(self, sample: Sample) -> tuple[Callable[..., list[Answer]], int]:
+        """Look at what a conversation shows; return what answers it, and its tokens."""
+        if "reconstruction" in self.model.senses:
+            pairing = as_pairing(self.model)
+            pairs = collate_pairs(pairing, [as_pair(sample)])
+            view = pairing.look(pairs)
+            length = prompt_length(pairing, pairs, view)
+            return partial(answer_pairs, pairing, pairs, view), length
+        batch = self.model.collator.collate([sample], generation=True).to(self.model.host.device)
+        sight = look(self.model, batch)
+        # A fusion may write several tokens for a cell, so the collated length is not the whole.
+        length = splice(self.model, batch, sight).input_ids.shape[1]
+        return partial(respond, self.model, batch, sight), length
 
     def _write(
         self,
@@ -213,11 +225,10 @@ class Server:
 
         seed = prepared.request.seed
         with nullcontext() if seed is None else seeded(seed):
-            return respond(self.model, prepared.batch, prepared.sight, prepared.generation, follow)[
-                0
-            ]
+            return prepared.write(prepared.generation, follow)[0]
 
     def _card(self) -> dict[str, Any]:
+        paired = "reconstruction" in self.model.senses
         return {
             "id": self.names[0],
             "object": "model",
@@ -225,7 +236,7 @@ class Server:
             "owned_by": "chiasm",
             "chiasm": {
                 "senses": sorted(self.model.senses),
-                "encoders": list(self.model.encoders),
+                "encoders": [] if paired else list(self.model.encoders),
                 "max_tokens": self.limits.new_tokens,
             },
         }

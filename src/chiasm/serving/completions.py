@@ -84,7 +84,7 @@ class Ticket:
             **self._head("chat.completion"),
             "choices": [choice],
             "usage": usage(answer),
-            "chiasm": answer.gate_document(),
+            "chiasm": answer.family_document(),
         }
 
     def chunk(

@@ -337,7 +337,7 @@ def test_the_default_length_fits_the_context(model: Any) -> None:
 
     request = read_request(json.dumps(asked("x" * 50)).encode(), ("tiny",), Limits())
     prepared = server._prepare(request)
-    room = prepared.generation.max_new_tokens + prepared.batch.input_ids.shape[1]
+    room = prepared.generation.max_new_tokens + prepared.length
     assert room == 4099
     assert get(app, "/health").status_code == 200
 
