@@ -13,6 +13,7 @@ FEW = {
     "tiny-eye": ["training.stages.0.steps=3"],
     "tiny-dual": ["training.stages.0.steps=3"],
     "tiny-grounding": ["training.stages.0.steps=2"],
+    "tiny-pair-tokenizer": ["training.stages.0.steps=3"],
     "tiny-sam": [f"training.stages.{stage}.steps=2" for stage in range(2)],
 }
 SMALL = ["training.batch_size=3", "training.evaluate_every=2", "data.validation.0.count=4"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class CodebookConfig(Config):
         else:
             model = initialise_vqvae(self.architecture or {}, dtype)
         # Convolutions on a CPU are twice as fast so; the numbers are the same.
-        return self._checked(Codebook(model.to(memory_format=torch.channels_last)))
+        return self.checked(Codebook(model.to(memory_format=torch.channels_last)))
 
     def outline(self) -> Codebook:
         """Build without weights, on the meta device; a checkpoint needs its `config.json` only.
@@ -81,9 +82,14 @@ class CodebookConfig(Config):
             ConfigError: As for `build`.
         """
         model = outline_vqvae(self.path, self.revision, self.architecture or {}, DTYPES[self.dtype])
-        return self._checked(Codebook(model))
+        return self.checked(Codebook(model))
 
-    def _checked(self, codebook: Codebook) -> Codebook:
+    def checked(self, codebook: Codebook) -> Codebook:
+        """Return the codebook, if it has the codes asked for.
+
+        Raises:
+            CheckpointError: It has not.
+        """
         wanted = (self.codes or codebook.size, self.code_width or codebook.width)
         if wanted != (codebook.size, codebook.width):
             raise CheckpointError(
@@ -214,6 +220,29 @@ class Codebook(nn.Module):
         seen = self.model.quant_conv(self.model.encoder(folded))
         return nn.functional.normalize(seen.flatten(2).transpose(1, 2).float(), dim=-1)
 
+    @torch.no_grad()
+    def spread(self, pixels: Tensor) -> None:
+        """Set the encoder's last layer so that latents of these pictures fill the sphere.
+
+        An encoder from random weights says almost the same of every cell, and learns from there to
+        tell cells apart along one or two directions of d alone. Here the layer takes the d
+        directions in which what it reads varies most, each about its mean and at unit variance
+        (whitening, as Mishkin and Matas, 2016, arXiv:1511.06422, start each layer).
+
+        Args:
+            pixels: float (B, 3, side, side), RGB in [-1, 1]; B * n cells, more than d.
+        """
+        layer = self.model.quant_conv
+        folded = nn.functional.pixel_unshuffle(pixels.to(self.weight.dtype), self.fold)
+        read = self.model.encoder(folded).movedim(1, -1).flatten(0, 2).double()
+        mean = read.mean(0)
+        variances, directions = torch.linalg.eigh(torch.cov(read.T))
+        # Ascending: the last are the widest.
+        scales = variances[-self.width :].clamp_min(variances[-1] * 1e-8).rsqrt()
+        rows = directions[:, -self.width :].T * scales[:, None]
+        layer.weight.copy_(rows[:, :, None, None])
+        layer.bias.copy_(-(rows @ mean))
+
     def quantise(self, latents: Tensor) -> Codes:
         """Choose for each latent the nearest code, which on the sphere is that of least angle.
 
@@ -221,7 +250,7 @@ class Codebook(nn.Module):
             latents: float (B, n, d), each of length 1.
         """
         rows = self.rows
-        with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+        with torch.no_grad(), _full_precision(latents.device):
             indices = (latents.float() @ rows.T).argmax(-1)
         chosen = nn.functional.embedding(indices, rows)
         # In this order the sum is `chosen` to the last bit: what is added is exactly 0.
@@ -307,6 +336,12 @@ class Codebook(nn.Module):
             directory: Made if it is not there.
         """
         save_vqvae(self.model, self.rows, directory)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast off: in half precision, another code than the nearest would be chosen."""
+    known = device.type != "meta"
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def _fold(inner: int, outer: int) -> int:

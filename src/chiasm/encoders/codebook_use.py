@@ -121,6 +121,11 @@ class CodeRevival(nn.Module):
         return int(self.revived)
 
     @property
+    def fresh(self) -> bool:
+        """Whether no step has been taken yet."""
+        return int(self.steps) == 0
+
+    @property
     def waiting(self) -> bool:
         """Whether no code is chosen yet."""
         return int(self.steps) < self.begin

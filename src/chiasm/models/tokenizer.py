@@ -33,14 +33,17 @@ class TokenizerConfig(Config):
     revival: RevivalConfig | None = RevivalConfig()
     views: tuple[View, ...] = VIEWS
 
-    def build(self) -> Tokenizer:
+    def build(self, codebook: Codebook | None = None) -> Tokenizer:
         """Load or initialise the tokenizer.
+
+        Args:
+            codebook: That of the configuration, where it is at hand already.
 
         Raises:
             CheckpointError: The checkpoint of `codebook` cannot be read or does not fit.
             ConfigError: The architecture of `codebook` is wrong.
         """
-        codebook = self.codebook.build()
+        codebook = codebook or self.codebook.build()
         return Tokenizer(
             codebook=codebook,
             revival=None if self.revival is None else self.revival.build(size=codebook.size),
@@ -78,6 +81,7 @@ class Tokenizer(nn.Module):
         self.codebook = codebook
         self.revival = revival
         self.collator = collator
+        self._spreads = pretrained is None
         # Taken now: training moves the weights, and identity tells what was built on.
         self._base = (pretrained, fingerprint(codebook)) if pretrained else ("random", "random")
 
@@ -121,8 +125,10 @@ class Tokenizer(nn.Module):
                 f"the batch has no {PICTURES!r}; it has {sorted(batch.targets) or 'no targets'}. "
                 "Collate with PictureCollator"
             )
-        latents = self.codebook.look(batch.targets[PICTURES])
         revival = self.revival if self.codebook.model.quantize.training else None
+        if self._spreads and revival is not None and revival.fresh:
+            self.codebook.spread(batch.targets[PICTURES])
+        latents = self.codebook.look(batch.targets[PICTURES])
         waiting = revival is not None and revival.waiting
         if revival is not None:
             revival.revive(self.codebook.weight, latents)

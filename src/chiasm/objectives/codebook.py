@@ -23,12 +23,11 @@ class PictureCodes:
       (P, 3, H, W)) against `Batch.targets["pictures"]`, RGB in [-1, 1]
     - `edges`: absolute error of the differences between neighbours, along both axes (Mathieu et
       al., 2016, arXiv:1511.05440, eq. 6 with alpha 1), which is what blurred outlines get wrong
-    - `codebook`: squared length from the chosen codes (`codes.chosen`, float (P, n, d)) to the
+    - `codebook`: squared error of the chosen codes (`codes.chosen`, float (P, n, d)) against the
       latents (`codes.latents`); it moves the codebook alone
-    - `commitment`: squared length from the latents to what the decoder drew from (`codes.used`,
+    - `commitment`: squared error of the latents against what the decoder drew from (`codes.used`,
       float (P, n, d)): the codes, or the latents themselves, which costs nothing; it moves the
-      encoder alone (van den Oord et al., 2017, arXiv:1711.00937, eq. 3, averaged over the cells of
-      a picture)
+      encoder alone (van den Oord et al., 2017, arXiv:1711.00937, eq. 3, averaged over cells and d)
 
     Args:
         terms: Names of the terms scored, without `pictures.`.
@@ -74,12 +73,12 @@ def _edges(named: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor
 
 def _codebook(named: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
     chosen, latents = _find(named, CHOSEN), _find(named, LATENTS)
-    return (chosen - latents.detach()).square().sum(-1).mean(-1).sum()
+    return _mean_of_each(chosen - latents.detach(), "squared")
 
 
 def _commitment(named: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
     used, latents = _find(named, USED), _find(named, LATENTS)
-    return (used.detach() - latents).square().sum(-1).mean(-1).sum()
+    return _mean_of_each(used.detach() - latents, "squared")
 
 
 def _mean_of_each(error: Tensor, power: str) -> Tensor:

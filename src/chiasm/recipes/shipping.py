@@ -23,8 +23,8 @@ RECORDS = ("host.json", "receipt.safetensors", "parts.json", "metrics.jsonl", "l
 def ship(run: Path, target: Path, overrides: tuple[str, ...] = ()) -> None:
     """Copy a run into a folder of shipped models and load it from there.
 
-    The weights of a host that the run trained are in the run's own weights, so the folder `host`
-    goes without them.
+    The weights of a host or tokenizer that the run trained are in the run's own weights, so the
+    folders `host` and `tokenizer` go without them.
 
     Args:
         run: A finished run directory.
@@ -46,10 +46,11 @@ def ship(run: Path, target: Path, overrides: tuple[str, ...] = ()) -> None:
     (target / RECIPE_FILE).write_text(recipe_text(recipe), encoding="utf-8")
     for name in RECORDS:
         shutil.copyfile(run / name, target / name)
-    if (run / HOST_FOLDER).is_dir():
-        weights = shutil.ignore_patterns("*.safetensors")
-        shutil.copytree(run / HOST_FOLDER, target / HOST_FOLDER, ignore=weights)
-    for folder in (ENCODER_FOLDER, SEGMENTER_FOLDER, TOKENIZER_FOLDER):
+    weights = shutil.ignore_patterns("*.safetensors")
+    for folder in (HOST_FOLDER, TOKENIZER_FOLDER):
+        if (run / folder).is_dir():
+            shutil.copytree(run / folder, target / folder, ignore=weights)
+    for folder in (ENCODER_FOLDER, SEGMENTER_FOLDER):
         if (run / folder).is_dir():
             shutil.copytree(run / folder, target / folder)
     load_run(target)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from chiasm.core.samples import Sample
 from chiasm.data.picturing import PICTURES
 from chiasm.encoders.codebook import Codebook, CodebookConfig
+from chiasm.encoders.codebook_loading import DTYPES
 from chiasm.encoders.codebook_use import CodebookUse
 from chiasm.metrics.pictures import peak_signal_to_noise
 from chiasm.models.probes import probing
 from chiasm.models.tokenizer import Tokenizer, TokenizerConfig
-from chiasm.recipes.places import tokenizer_folder
+from chiasm.recipes.places import RECIPE_FILE, tokenizer_folder
 
 BATCH = 16
 
@@ -30,8 +31,35 @@ def build_tokenizer(config: TokenizerConfig, base: Path) -> Tokenizer:
     Raises:
         ChiasmError: A checkpoint is missing or does not fit.
     """
-    codebook = located_codebook(config.codebook, base)
-    return config.model_copy(update={"codebook": codebook}).build()
+    return config.build(open_codebook(config.codebook, base))
+
+
+def open_codebook(config: CodebookConfig, base: Path) -> Codebook:
+    """Load or initialise a codebook.
+
+    A shipped run holds its weights once, beside the folder that names the codebook's sizes; then
+    the run is loaded, strictly.
+
+    Args:
+        config: Its path may be a shipped name, a run, a directory or a name on the hub.
+        base: Folder that relative paths start from.
+
+    Raises:
+        ChiasmError: A checkpoint is missing or does not fit.
+    """
+    # Loading a run builds its model, which comes back here.
+    from chiasm.recipes.loading import load_run
+
+    located = located_codebook(config, base)
+    if located.path is None:
+        return located.build()
+    folder = Path(located.path)
+    alone = folder.is_dir() and not list(folder.glob("*.safetensors"))
+    if alone and (folder.parent / RECIPE_FILE).is_file():
+        model = load_run(folder.parent)
+        if isinstance(model, Tokenizer):
+            return located.checked(model.codebook.to(DTYPES[located.dtype]))
+    return located.build()
 
 
 def located_codebook(config: CodebookConfig, base: Path) -> CodebookConfig:

@@ -85,7 +85,12 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
                 "the model that the run was started with"
             )
         parameter = parameters[name]
-        optimizer.state[parameter][slot] = value.to(parameter.device)
+        value = value.to(parameter.device)
+        if value.shape == parameter.shape:
+            # In memory as the parameter lies there: arithmetic over two layouts rounds otherwise,
+            # and a resumed run would part from the straight one.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        optimizer.state[parameter][slot] = value
 
 
 def _by_name(optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
