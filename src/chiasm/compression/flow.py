@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -118,6 +119,12 @@ def load_raft(path: Path, size: Literal["small", "large"]) -> nn.Module:
         raise CheckpointError(
             f"{path} does not hold the weights of torchvision's {build.__name__}: {error}"
         ) from error
+    except UnpicklingError:
+        # The library's message advises to read the file unsafely.
+        raise CheckpointError(
+            f"{path} does not hold the weights of torchvision's {build.__name__}: it is no "
+            "checkpoint, or holds more than tensors; give the published file"
+        ) from None
     return model.eval().requires_grad_(False)
 
 

@@ -19,7 +19,7 @@ from chiasm.compression.merge import unmerge_tokens
 from chiasm.compression.motion import MOTIONS, DifferenceConfig, Motion, MotionConfig
 from chiasm.compression.saliency import Saliency, SaliencyConfig
 from chiasm.compression.views import ClipView
-from chiasm.core.config import Config, lookup
+from chiasm.core.config import Config
 from chiasm.core.errors import InputError
 from chiasm.core.tokens import VisualTokens
 
@@ -42,10 +42,18 @@ class ImportanceConfig(Config):
     @field_validator("motion", mode="before")
     @classmethod
     def _read_motion(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
+        known = ", ".join(MOTIONS)
+        if isinstance(value, tuple(MOTIONS.values())):
             return value
-        values = {"kind": "difference", **value}
-        return lookup(MOTIONS, values.pop("kind"), "motion signal").model_validate(values)
+        if not isinstance(value, dict) or "kind" not in value:
+            raise ValueError(
+                f"{value!r} is no motion signal; write {{kind: ...}} with one of: {known}"
+            )
+        values = dict(value)
+        kind = values.pop("kind")
+        if kind not in MOTIONS:
+            raise ValueError(f"unknown motion signal {kind!r}; known: {known}")
+        return MOTIONS[kind].model_validate(values)
 
     @field_serializer("motion", mode="wrap")
     def _write_motion(self, value: MotionConfig, write: SerializerFunctionWrapHandler) -> Any:

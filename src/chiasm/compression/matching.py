@@ -14,10 +14,13 @@ order of the result are ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+ValueT = TypeVar("ValueT", Tensor, Tensor | None)
 
 _BLOCK = 1 << 24
 """Similarities held at once: 64 MiB in float32, whatever the number of tokens."""
@@ -31,10 +34,10 @@ def match_tokens(
     importance: Tensor | None = None,
     weights: Tensor | None = None,
     frames: Tensor | None = None,
-    protected: Tensor | None = None,
+    protected: int | Tensor = 0,
     penalty: float = 1.0,
     step: float = 0.25,
-) -> Tensor:
+) -> Grouping:
     """Group the tokens of each row into exactly as many groups as asked for.
 
     The caller has checked the numbers; see `chiasm.compression.merge.merge_tokens`.
@@ -50,70 +53,91 @@ def match_tokens(
             in later rounds; None weighs all alike.
         frames: int64 (B, N), number of the frame of each token, ascending; None for one frame. A
             cell that gives in one frame takes in the next, so that still cells meet themselves.
-        protected: bool (B, N), tokens that stay alone.
+        protected: Tokens that stay alone: so many at the start of each row, or bool (B, N).
         penalty: Price of one unit of importance, in cosine similarity.
         step: Largest part of a row's tokens merged in one round, above 0. A round cannot merge
             more than its givers, so 0.5 is as much as there is.
 
     Returns:
-        int64 (B, N), for each token its group; groups are numbered in the order of their first
-        tokens. -1 for padding.
+        The groups, numbered in the order of their first tokens.
     """
     with torch.no_grad():
         batch, length = metric.shape[:2]
-        places = torch.arange(length, device=metric.device).expand(batch, length)
-        counts = [length] * batch
-        if mask is not None:
-            places = torch.where(mask, places, -1)
-            counts = mask.sum(1).tolist()
+        counts = [length] * batch if mask is None else mask.sum(1).tolist()
         state = _Round(metric, mask, importance, weights, frames, protected)
-        while any(count > wanted for count, wanted in zip(counts, keep, strict=True)):
+        places = None
+        while places is None or counts != list(keep):
             groups, counts = state.merge(counts, keep, penalty, step)
-            places = torch.where(places < 0, -1, groups.gather(1, places.clamp(min=0)))
-            if any(count > wanted for count, wanted in zip(counts, keep, strict=True)):
-                state = state.joined(groups, max(counts))
-        return places
+            places = groups if places is None else _follow(places, groups)
+            if counts != list(keep):
+                state = state.joined(Grouping(groups, counts, state.mask is None), counts)
+        return Grouping(places, counts, mask is None)
 
 
-def group_sums(values: Tensor, groups: Tensor, count: int) -> Tensor:
-    """Sum values over groups.
-
-    Args:
-        values: (B, N) or (B, N, D).
-        groups: int64 (B, N), the group of each token, -1 for tokens of none, which are not read.
-        count: Number of groups in a row of the result.
-
-    Returns:
-        (B, count) or (B, count, D), zero for groups without tokens.
-    """
-    batch = groups.shape[0]
-    flat = groups + count * torch.arange(batch, device=groups.device)[:, None]
-    flat, values_flat = flat.flatten(), values.flatten(0, 1)
-    if bool((groups < 0).any()):
-        real = (groups >= 0).flatten()
-        flat, values_flat = flat[real], values_flat[real]
-    sums = values.new_zeros((batch * count, *values.shape[2:]))
-    return sums.index_add(0, flat, values_flat).unflatten(0, (batch, count))
-
-
-def group_means(values: Tensor, groups: Tensor, count: int, weights: Tensor) -> Tensor:
-    """Average values over groups, in float32 or better; a group of one keeps its bits.
+class Grouping:
+    """Which group each token belongs to.
 
     Args:
-        values: float (B, N, D).
-        groups: As in `group_sums`.
-        count: Number of groups in a row of the result.
-        weights: float (B, N), positive where a token has a group.
-
-    Returns:
-        float (B, count, D) of the type of `values`; zero for groups without tokens.
+        groups: int64 (B, N), numbered from 0 in each row; -1 for padding.
+        counts: The number of groups of each row.
+        full: Whether there is no padding.
     """
-    exact = torch.promote_types(values.dtype, torch.float32)
-    weights = weights.to(exact)
-    totals = group_sums(weights, groups, count)
-    # A token alone is divided by its own weight: a share of exactly 1.
-    shares = weights / totals.gather(1, groups.clamp(min=0))
-    return group_sums(values.to(exact) * shares[..., None], groups, count).to(values.dtype)
+
+    def __init__(self, groups: Tensor, counts: Sequence[int], full: bool) -> None:
+        self.groups = groups
+        self.counts = tuple(counts)
+        self.count = max(counts)
+        starts = torch.arange(0, len(counts) * self.count, self.count, device=groups.device)
+        self._places = (groups + starts[:, None]).flatten()
+        self._real = None if full else (groups >= 0).flatten()
+        if self._real is not None:
+            self._places = self._places[self._real]
+
+    @property
+    def mask(self) -> Tensor:
+        """Return bool (B, most groups), True for a group that is there."""
+        counts = torch.tensor(self.counts, device=self.groups.device)
+        return torch.arange(self.count, device=counts.device) < counts[:, None]
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum values over groups.
+
+        Args:
+            values: (B, N) or (B, N, D). Padding is not read.
+
+        Returns:
+            (B, most groups) or (B, most groups, D), zero for groups that are not there.
+        """
+        flat = values.flatten(0, 1)
+        if self._real is not None:
+            flat = flat[self._real]
+        batch = len(self.counts)
+        sums = values.new_zeros((batch * self.count, *values.shape[2:]))
+        return sums.index_add(0, self._places, flat).unflatten(0, (batch, self.count))
+
+    def shares(self, weights: Tensor) -> Tensor:
+        """Return the share of each token in the mean of its group, of the type of `weights`.
+
+        Args:
+            weights: float (B, N), positive on real tokens.
+        """
+        totals = self.sums(weights)
+        # A token alone is divided by its own weight: a share of exactly 1.
+        groups = self.groups if self._real is None else self.groups.clamp(min=0)
+        return weights / totals.gather(1, groups)
+
+    def means(self, values: Tensor, shares: Tensor) -> Tensor:
+        """Average values over groups, in float32 or better; a group of one keeps its bits.
+
+        Args:
+            values: float (B, N, D).
+            shares: float (B, N), as `shares` returns them.
+
+        Returns:
+            float (B, most groups, D) of the type of `values`; zero for groups that are not there.
+        """
+        exact = torch.promote_types(values.dtype, torch.float32)
+        return self.sums(values.to(exact) * shares.to(exact)[..., None]).to(values.dtype)
 
 
 class _Round:
@@ -126,7 +150,7 @@ class _Round:
         importance: Tensor | None,
         weights: Tensor | None,
         frames: Tensor | None,
-        protected: Tensor | None,
+        protected: int | Tensor,
     ) -> None:
         self.metric = metric
         self.mask = mask
@@ -139,51 +163,64 @@ class _Round:
         self, counts: Sequence[int], keep: Sequence[int], penalty: float, step: float
     ) -> tuple[Tensor, list[int]]:
         """Return int64 (B, N), the group of each token (-1 padding), and the groups of each row."""
-        giving, taking = self._deal()
-        givers, from_here = _members(giving)
-        takers, to_here = _members(taking)
-        score, best = self._nearest(givers, takers, to_here)
+        givers, takers = self._deal()
+        score, best = self._nearest(givers, takers)
         if self.importance is not None:
-            score = score - penalty * self.importance.gather(1, givers)
-        if from_here is not None:
-            score = score.masked_fill(~from_here, -torch.inf)
-        available = giving.sum(1).tolist()
+            score = score - penalty * self.importance.gather(1, givers.places)
+        if givers.real is not None:
+            score = score.masked_fill(~givers.real, -torch.inf)
         merged = [
             min(count - wanted, have, max(1, int(step * count)))
-            for count, wanted, have in zip(counts, keep, available, strict=True)
+            for count, wanted, have in zip(counts, keep, givers.counts, strict=True)
         ]
         # A stable sort: of equal scores the earlier token goes first, on every machine.
-        order = score.argsort(dim=1, descending=True, stable=True)
-        rank = torch.arange(order.shape[1], device=order.device).expand_as(order)
-        limit = torch.tensor(merged, device=order.device)[:, None]
-        joins = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, rank < limit)
-        target = torch.where(joins, takers.gather(1, best), givers)
+        order = score.argsort(dim=1, descending=True, stable=True)[:, : max(merged)]
+        source = givers.places.gather(1, order)
+        target = takers.places.gather(1, best.gather(1, order))
+        if min(merged) < max(merged):
+            limit = torch.tensor(merged, device=order.device)[:, None]
+            joins = torch.arange(order.shape[1], device=order.device) < limit
+            target = torch.where(joins, target, source)
         left = [count - gone for count, gone in zip(counts, merged, strict=True)]
-        return self._number(givers, target), left
+        return self._number(source, target), left
 
-    def joined(self, groups: Tensor, count: int) -> _Round:
+    def joined(self, grouping: Grouping, counts: Sequence[int]) -> _Round:
         """Return the tokens of the next round."""
         weights = self.weights
         if weights is None:
-            weights = torch.ones(groups.shape, device=groups.device)
-        inside = group_sums((groups >= 0).long(), groups, count)
+            exact = torch.promote_types(self.metric.dtype, torch.float32)
+            weights = self.metric.new_ones(self.metric.shape[:2], dtype=exact)
+        even = min(counts) == max(counts)
         return _Round(
-            metric=group_means(self.metric, groups, count, weights),
-            mask=inside > 0,
-            importance=_extreme(self.importance, groups, count, "amax"),
-            weights=group_sums(weights, groups, count),
-            frames=_extreme(self.frames, groups, count, "amin"),
-            protected=_extreme(self.protected, groups, count, "amax"),
+            metric=grouping.means(self.metric, grouping.shares(weights)),
+            mask=None if even else grouping.mask,
+            importance=_extreme(self.importance, grouping, "amax"),
+            weights=grouping.sums(weights),
+            frames=_extreme(self.frames, grouping, "amin"),
+            # Protected tokens at the start are groups at the start.
+            protected=self.protected
+            if isinstance(self.protected, int)
+            else _extreme(self.protected, grouping, "amax"),
         )
 
-    def _deal(self) -> tuple[Tensor, Tensor]:
-        """Return bool (B, N) twice: givers and takers, alternating along a frame and in time."""
-        shape = self.metric.shape[:2]
-        free = self.mask
-        if free is None:
-            free = torch.ones(shape, dtype=torch.bool, device=self.metric.device)
-        if self.protected is not None:
+    def _deal(self) -> tuple[_Kind, _Kind]:
+        """Return givers and takers, which alternate along a frame, and from frame to frame."""
+        batch, length = self.metric.shape[:2]
+        device = self.metric.device
+        if self.mask is None and self.frames is None and isinstance(self.protected, int):
+            dealt = [
+                torch.arange(start, length, 2, device=device).expand(batch, -1)
+                for start in (self.protected, self.protected + 1)
+            ]
+            givers, takers = (_Kind(places, [places.shape[1]] * batch) for places in dealt)
+            return givers, takers
+        free = torch.ones((batch, length), dtype=torch.bool, device=device)
+        if self.mask is not None:
+            free = free & self.mask
+        if isinstance(self.protected, Tensor):
             free = free & ~self.protected
+        else:
+            free[:, : self.protected] = False
         rank = free.cumsum(1) - 1
         turn = rank
         if self.frames is not None:
@@ -193,31 +230,30 @@ class _Round:
             place = rank - torch.where(starts, rank, 0).cummax(1).values
             turn = place + starts.cumsum(1) - 1
         even = turn % 2 == 0
-        return free & even, free & ~even
+        return _Kind.of(free & even), _Kind.of(free & ~even)
 
-    def _nearest(
-        self, givers: Tensor, takers: Tensor, to_here: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _nearest(self, givers: _Kind, takers: _Kind) -> tuple[Tensor, Tensor]:
         """Return for each giver its highest cosine (B, givers) and which taker has it."""
         exact = torch.promote_types(self.metric.dtype, torch.float32)
         unit = F.normalize(self.metric.to(exact), dim=-1)
-        queries = unit.gather(1, givers[..., None].expand(-1, -1, unit.shape[-1]))
-        keys = unit.gather(1, takers[..., None].expand(-1, -1, unit.shape[-1])).mT
+        queries, keys = givers.take(unit), takers.take(unit).mT
         rows = max(1, _BLOCK // max(1, keys.shape[0] * keys.shape[2]))
         found = []
         for part in queries.split(rows, dim=1):
             likeness = part @ keys
-            if to_here is not None:
-                likeness.masked_fill_(~to_here[:, None], -torch.inf)
+            if takers.real is not None:
+                likeness.masked_fill_(~takers.real[:, None], -torch.inf)
             found.append(likeness.max(dim=2))
+        if len(found) == 1:
+            return found[0].values, found[0].indices
         score = torch.cat([values for values, _ in found], dim=1)
         return score, torch.cat([indices for _, indices in found], dim=1)
 
-    def _number(self, givers: Tensor, target: Tensor) -> Tensor:
-        """Number the groups by their first tokens, given the token that each giver joins."""
+    def _number(self, source: Tensor, target: Tensor) -> Tensor:
+        """Number the groups by their first tokens, given which tokens join which others."""
         shape = self.metric.shape[:2]
         own = torch.arange(shape[1], device=target.device).expand(shape)
-        holder = own.scatter(1, givers, target)
+        holder = own.scatter(1, source, target)
         first = own.scatter_reduce(1, holder, own, "amin").gather(1, holder)
         starts = first == own
         if self.mask is not None:
@@ -226,27 +262,48 @@ class _Round:
         return groups if self.mask is None else torch.where(self.mask, groups, -1)
 
 
-def _members(chosen: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return int64 (B, most), the places chosen in each row, first to last; and which are real.
+class _Kind(NamedTuple):
+    """The givers or the takers.
 
-    Where a row has fewer than the most, other places of it follow, each once. The second is None
-    where every row has as many.
+    Attributes:
+        places: int64 (B, most), their places in each row, first to last. Where a row has fewer than
+            the most, other places of it follow, each once.
+        counts: How many each row has.
+        real: bool (B, most), which places count; None where all do.
     """
-    counts = chosen.sum(1)
-    most = int(counts.max())
-    places = chosen.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-    real = torch.arange(most, device=chosen.device) < counts[:, None]
-    return places, None if bool(real.all()) else real
+
+    places: Tensor
+    counts: list[int]
+    real: Tensor | None = None
+
+    @classmethod
+    def of(cls, chosen: Tensor) -> _Kind:
+        """Find those that bool (B, N) chooses."""
+        counts = chosen.sum(1)
+        told = counts.tolist()
+        places = chosen.byte().argsort(dim=1, descending=True, stable=True)[:, : max(told)]
+        if min(told) == max(told):
+            return cls(places, told)
+        real = torch.arange(max(told), device=chosen.device) < counts[:, None]
+        return cls(places, told, real)
+
+    def take(self, values: Tensor) -> Tensor:
+        """Return float (B, most, D), the values of float (B, N, D) at the places."""
+        return values.gather(1, self.places[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def _extreme(values: Tensor | None, groups: Tensor, count: int, which: str) -> Tensor | None:
+def _follow(places: Tensor, groups: Tensor) -> Tensor:
+    """Return the group of the group of each token; -1 stays."""
+    return torch.where(places < 0, -1, groups.gather(1, places.clamp(min=0)))
+
+
+def _extreme(values: ValueT, grouping: Grouping, which: str) -> ValueT:
     """Return the largest ("amax") or smallest ("amin") value of each group; 0 for empty groups."""
     if values is None:
-        return None
+        return values
     numbers = values.long() if values.dtype == torch.bool else values
-    found = numbers.new_zeros((groups.shape[0], count + 1))
+    found = numbers.new_zeros((len(grouping.counts), grouping.count + 1))
     # What is in no group goes to a last column, which is cut off.
-    found = found.scatter_reduce(
-        1, torch.where(groups < 0, count, groups), numbers, which, include_self=False
-    )
-    return found[:, :count].to(values.dtype)
+    places = torch.where(grouping.groups < 0, grouping.count, grouping.groups)
+    found = found.scatter_reduce(1, places, numbers, which, include_self=False)
+    return found[:, :-1].to(values.dtype)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from chiasm.compression.matching import group_means, group_sums, match_tokens
+from chiasm.compression.matching import Grouping, match_tokens
 from chiasm.core.errors import CompressionError, InputError
 from chiasm.core.tokens import VisualTokens
 
@@ -78,21 +78,21 @@ def merge_tokens(
     counts = tokens.mask.sum(1).tolist()
     if wanted == counts:
         return tokens
-    weights = tokens.sizes.float()
+    weights = tokens.sizes.to(torch.promote_types(tokens.features.dtype, torch.float32))
     if importance is not None and weigh == "importance":
         weights = weights * (importance + _LEAST_WEIGHT)
-    groups = match_tokens(
+    grouping = match_tokens(
         tokens.features if metric is None else metric,
         wanted,
         mask=None if min(counts) == shape[1] else tokens.mask,
         importance=importance,
         weights=weights,
         frames=_frames(tokens.times),
-        protected=protected,
+        protected=protect if isinstance(protect, int) else protect & tokens.mask,
         penalty=penalty,
         step=step,
     )
-    return gather_groups(tokens, groups, weights)
+    return gather_groups(tokens, grouping, weights)
 
 
 def unmerge_tokens(merged: VisualTokens) -> Tensor:
@@ -106,28 +106,28 @@ def unmerge_tokens(merged: VisualTokens) -> Tensor:
     return torch.where(held[..., None], merged.features.gather(1, index), 0)
 
 
-def gather_groups(tokens: VisualTokens, groups: Tensor, weights: Tensor) -> VisualTokens:
+def gather_groups(tokens: VisualTokens, grouping: Grouping, weights: Tensor) -> VisualTokens:
     """Make one token of each group; sizes and sources follow.
 
     Args:
         tokens: The tokens, merged already or not.
-        groups: int64 (B, N), the group of each real token, numbered from 0 in each row without
-            gaps; -1 for padding.
+        grouping: The group of each real token.
         weights: float (B, N), positive on real tokens: what each weighs in its group's features.
             Cells and times are means by size.
     """
-    counts = groups.amax(dim=1) + 1
-    count = int(counts.max())
     sizes = tokens.sizes.float()
-    held = tokens.sources.clamp(min=0)
+    shares = grouping.shares(weights)
+    where = torch.cat([tokens.cells, tokens.times[..., None]], dim=-1)
+    middle = grouping.means(where, grouping.shares(sizes))
+    held = grouping.groups.gather(1, tokens.sources.clamp(min=0))
     return replace(
         tokens,
-        features=group_means(tokens.features, groups, count, weights),
-        cells=group_means(tokens.cells, groups, count, sizes),
-        sizes=group_sums(tokens.sizes, groups, count),
-        sources=torch.where(tokens.sources < 0, -1, groups.gather(1, held)),
-        mask=torch.arange(count, device=counts.device) < counts[:, None],
-        times=group_means(tokens.times[..., None], groups, count, sizes)[..., 0],
+        features=grouping.means(tokens.features, shares),
+        cells=middle[..., :4],
+        sizes=grouping.sums(tokens.sizes),
+        sources=torch.where(tokens.sources < 0, -1, held),
+        mask=grouping.mask,
+        times=middle[..., 4],
     )
 
 

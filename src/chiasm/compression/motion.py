@@ -180,7 +180,8 @@ class FeatureChange:
         unit = F.normalize(view.features.float(), dim=-1)
         # Half the squared distance is 1 - cosine, and exactly 0 for equal features.
         change = (unit[1:] - unit[:-1]).square().sum(-1) / 2
-        pairs = list(change.unflatten(1, (view.geometry.rows, view.geometry.columns)).split(1))
+        grids = change.unflatten(1, (view.geometry.rows, view.geometry.columns))
+        pairs = [one[None] for one in grids]
         return _with_last(pairs, view, unit.device)
 
 
