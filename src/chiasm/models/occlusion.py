@@ -159,10 +159,7 @@ class Occlusion(nn.Module):
             return self.see(batch, detail)
 
     def generate(self, batch: Batch, **generation: Any) -> list[str]:
-        """Write an answer for each row of a batch collated for generation.
-
-        Settings are those of `Host.generate`; `max_new_tokens` is 128 if not given.
-        """
+        """Write an answer for each row of a batch; settings as `write_answers` takes them."""
         with probing(self):
             rows = write_answers(self, batch, self.see(batch), generation)
         return [self.host.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
