@@ -6,7 +6,7 @@ heads must be even, and a width that heads divide is not prime; those stay as sm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -55,28 +55,40 @@ _TURNS = (
 )
 
 
-def _template(image_text: str) -> str:
+def chat_template(image_text: str) -> str:
+    """A chat template that writes `image_text` for an image."""
     image = _IMAGE.replace("%s", "{{ '" + image_text + "' }}")
     return _TURNS.replace("CONTENT", _CONTENT.replace("IMAGE", image))
 
 
-QWEN_TEMPLATE = _template("<|vision_start|><|image_pad|><|vision_end|>")
-LLAVA_TEMPLATE = _template("<image>\\n")
+QWEN_TEMPLATE = chat_template("<|vision_start|><|image_pad|><|vision_end|>")
+LLAVA_TEMPLATE = chat_template("<image>\\n")
 
 
-def tiny_tokenizer(template: str = QWEN_TEMPLATE) -> PreTrainedTokenizerFast:
-    """A tokenizer of single bytes with the special tokens and a chat template."""
+def tiny_tokenizer(
+    template: str = QWEN_TEMPLATE,
+    special: Sequence[str] = SPECIAL_TOKENS,
+    names: Mapping[str, str] | None = None,
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of single bytes with a chat template.
+
+    Args:
+        template: The chat template.
+        special: Special tokens; their ids follow the bytes in this order.
+        names: Further special tokens by the names under which processors read them.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {symbol: index for index, symbol in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.add_special_tokens(list(special))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
         chat_template=template,
+        extra_special_tokens=dict(names or {}),
     )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
     DeepseekVLConfig,
@@ -39,6 +38,7 @@ from transformers import (
 )
 
 from chiasm.language.host import Host
+from tests import tiny
 from tests.tiny import TINY_HOSTS, tiny_llava
 
 SPECIAL_TOKENS = (
@@ -57,16 +57,6 @@ SPECIAL_TOKENS = (
 VOCABULARY = 269
 """256 bytes, the special tokens, and two rows that no text reaches."""
 
-TEMPLATE = (
-    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}"
-    "{%- for part in message['content'] -%}"
-    "{%- if part['type'] == 'image' -%}{{ 'PLACEHOLDER\\n' }}"
-    "{%- else -%}{{ part['text'] }}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
-)
-
 
 def token_id(token: str) -> int:
     """The id of a special token."""
@@ -75,17 +65,6 @@ def token_id(token: str) -> int:
 
 def tiny_tokenizer(placeholder: str, without: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """Single bytes, the special tokens of all families under the names their processors read."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {symbol: index for index, symbol in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [
-            token if token not in without else f"<unused {i}>"
-            for i, token in enumerate(SPECIAL_TOKENS)
-        ]
-    )
     names = {
         "image_token": placeholder,
         "start_image_token": "<img>",
@@ -95,13 +74,11 @@ def tiny_tokenizer(placeholder: str, without: tuple[str, ...] = ()) -> PreTraine
         "boi_token": "<begin_of_image>",
         "eoi_token": "<end_of_image>",
     }
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        chat_template=TEMPLATE.replace("PLACEHOLDER", placeholder),
-        extra_special_tokens={key: name for key, name in names.items() if name not in without},
-    )
+    special = [
+        token if token not in without else f"<unused {i}>" for i, token in enumerate(SPECIAL_TOKENS)
+    ]
+    known = {key: name for key, name in names.items() if name not in without}
+    return tiny.tiny_tokenizer(tiny.chat_template(f"{placeholder}\\n"), special, known)
 
 
 def _text(width: int, layers: int, heads: int, keys: int, **text: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hosts of tiles and of padded squares against the library, in one process, on random weights."""
+"""Hosts of tiles and of padded squares beside the library's processors; what trains in them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import torch
 from transformers import (
     DeepseekVLHybridProcessor,
     DeepseekVLProcessor,
-    GenerationConfig,
     InternVLProcessor,
     InternVLVideoProcessor,
     JanusProcessor,
     LlavaNextProcessor,
 )
 
-from chiasm.core.batch import Batch
 from chiasm.core.samples import Sample, Turn
 from chiasm.data.collate import Collator
 from chiasm.data.prompts import Prompter
 from chiasm.language.host import Host
 from chiasm.language.parts import check_cover
-from chiasm.language.splice import Spliced
+from tests.parity.test_hosts import conversations, spliced
 from tests.tiny import picture, tiny_batch
 from tests.tiny_hosts import NEW_HOSTS, build_tiny
 
@@ -30,80 +28,6 @@ from tests.tiny_hosts import NEW_HOSTS, build_tiny
 @pytest.fixture(scope="module", params=sorted(NEW_HOSTS))
 def host(request: pytest.FixtureRequest) -> Host:
     return build_tiny(request.param)
-
-
-def spliced(host: Host, batch: Batch) -> Spliced:
-    seen = host.encode(batch.host_images, batch.geometries) if batch.geometries else None
-    return host.splice(batch, seen and seen.tokens, seen.extras if seen else None)
-
-
-def conversations() -> list[list[Any]]:
-    """Rows of different lengths: one image, two images, no image; a small image is one tile."""
-    return [
-        ["What is this? ", picture(41, 59, seed=1)],
-        [picture(30, 97, seed=2), "and", picture(23, 20, seed=3), "differ how?"],
-        ["Only words here."],
-    ]
-
-
-@pytest.mark.parametrize("padding", ["right", "left"])
-@torch.no_grad()
-def test_logits_equal_the_librarys_own_forward(host: Host, padding: str) -> None:
-    batch = tiny_batch(host, conversations(), padding=padding)
-    ours = host.logits(host.read(spliced(host, batch)))
-    theirs = host.model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, **batch.host_images
-    ).logits
-    real = batch.attention_mask == 1
-    if padding == "left":
-        # The library counts padding in plain positions outside generate; rotation is relative, so
-        # the difference is rounding. Measured: 3.3e-5 at logits of up to 5.9.
-        torch.testing.assert_close(ours[real], theirs[real], atol=1e-4, rtol=0)
-    else:
-        assert torch.equal(ours[real], theirs[real])
-
-
-@torch.no_grad()
-def test_the_images_matter(host: Host) -> None:
-    """Guards the parity tests: a host that ignored its images would pass them."""
-    one = tiny_batch(host, [["Look: ", picture(41, 59, seed=1)]])
-    other = tiny_batch(host, [["Look: ", picture(41, 59, seed=9)]])
-    assert torch.equal(one.input_ids, other.input_ids)
-    difference = host.read(spliced(host, one)) - host.read(spliced(host, other))
-    assert difference[:, -1].abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("rows", [slice(0, 1), slice(1, 2), slice(2, 3), slice(0, 3)])
-def test_greedy_generation_gives_the_librarys_tokens(host: Host, rows: slice) -> None:
-    batch = tiny_batch(host, conversations()[rows], padding="left")
-    with torch.no_grad():
-        ours = host.generate(spliced(host, batch), max_new_tokens=13)
-    theirs = host.model.generate(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        **batch.host_images,
-        generation_config=GenerationConfig(
-            max_new_tokens=13,
-            do_sample=False,
-            pad_token_id=host.pad_id,
-            eos_token_id=list(host.eos_ids),
-        ),
-    )[:, batch.input_ids.shape[1] :]
-    ends = {host.pad_id, *host.eos_ids}
-    for row, expected in zip(ours, theirs.tolist(), strict=True):
-        assert row == expected[: len(row)]
-        assert len(row) == 13 or expected[len(row)] in ends
-
-
-@torch.no_grad()
-def test_a_batch_gives_what_each_row_gives_alone(host: Host) -> None:
-    rows = conversations()
-    together = tiny_batch(host, rows)
-    whole = host.logits(host.read(spliced(host, together)))
-    for index, row in enumerate(rows):
-        alone = host.logits(host.read(spliced(host, tiny_batch(host, [row]))))[0]
-        # Sums in another order. Measured: 2.1e-5 at logits of up to 5.9.
-        torch.testing.assert_close(whole[index, : len(alone)], alone, atol=1e-4, rtol=0)
 
 
 def processor(host: Host) -> Any:
