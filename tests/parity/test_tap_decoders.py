@@ -121,7 +121,7 @@ def test_whole_maps_equal_the_librarys(
 ) -> None:
     name, model = case
     if implementation == "sdpa" and name in EAGER_ONLY:
-        pytest.skip("the library has no such layers under SDPA")
+        pytest.skip(f"transformers has no layers of {name} under SDPA, only eager ones")
     inputs = text(padding)
     theirs = under(model, "eager", inputs, output_attentions=True, use_cache=False)
     real = inputs["attention_mask"] == 1
@@ -153,7 +153,7 @@ def test_rows_behind_a_cache_are_those_of_the_whole(
     """A sliding window drops keys from the cache; positions count on all the same."""
     name, model = case
     if implementation == "sdpa" and name in EAGER_ONLY:
-        pytest.skip("the library has no such layers under SDPA")
+        pytest.skip(f"transformers has no layers of {name} under SDPA, only eager ones")
     inputs = text("left")
     theirs = under(model, "eager", inputs, output_attentions=True, use_cache=False)
     model.set_attn_implementation(implementation)
