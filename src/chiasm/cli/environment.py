@@ -52,7 +52,7 @@ PURPOSES = {
     "eval": "published metric implementations to compare with",
 }
 # What `load` and `quickstart` need without a network.
-SHIPPED = ("tiny-host", "tiny-eye")
+SHIPPED = ("tiny-host", "tiny-eye", "tiny-dual", "tiny-host-112", "tiny-sam", "tiny-grounding")
 GIBIBYTE = 1024**3
 
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from chiasm.cli import environment as module
 from chiasm.cli.main import app
 from chiasm.cli.output import console
+from chiasm.recipes.places import shipped_models
 
 
 def run_doctor(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -65,6 +66,10 @@ def test_table_for_people(shipped: Path) -> None:
     for words in ("transformers", "torchvision.ops.nms runs", "3.0 MB of weights", "CPU"):
         assert words in result.stdout
     assert "chiasm is ready" in result.stdout
+
+
+def test_every_shipped_model_is_looked_at() -> None:
+    assert set(shipped_models()) <= set(module.SHIPPED)
 
 
 def test_missing_asset_is_named(shipped: Path) -> None:
