@@ -25,11 +25,11 @@ Image = Annotated[Path | None, typer.Option(help="Image to ask about.")]
 Ask = Annotated[str | None, typer.Option("--ask", "--question", help="The question.")]
 Input = Annotated[
     Path | None,
-    typer.Option("--input", help="File of questions or of phrases: JSONL, JSON or Parquet."),
+    typer.Option("--input", help="File of questions, phrases or pairs: JSONL, JSON or Parquet."),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option(help="Folder for predictions.jsonl, gate maps and masks; made if needed."),
+    typer.Option(help="Folder for predictions.jsonl, maps, masks and pictures; made if needed."),
 ]
 Compare = Annotated[
     bool,
