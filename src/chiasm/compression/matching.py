@@ -256,8 +256,7 @@ class _Round:
         holder = own.scatter(1, source, target)
         first = own.scatter_reduce(1, holder, own, "amin").gather(1, holder)
         starts = first == own
-        if self.mask is not None:
-            starts = starts & self.mask
+        # Padding stands behind all others, so that its groups do not count.
         groups = (starts.cumsum(1) - 1).gather(1, first)
         return groups if self.mask is None else torch.where(self.mask, groups, -1)
 
