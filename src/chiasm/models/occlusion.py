@@ -30,8 +30,7 @@ BRANCHES = frozenset({"tokens", "codes"})
 class Occlusion(nn.Module):
     """A host that reads an image together with a reconstruction of what is hidden in it.
 
-    The way of a batch, after the hierarchical trinity fusion (HTFA):
-
+    The way of a batch, after HTFA (hierarchical trinity fusion):
     1. fuse, level 1: original and reconstruction are blended, pixel by pixel
     2. encode: the host's tower reads original, reconstruction and blend
     3. fuse, level 2: the original's tokens attend to those of the aligned reconstruction
