@@ -129,20 +129,22 @@ def _page(panels: Sequence[Panel], said: Sequence[str]) -> Image.Image:
     columns = min(COLUMNS, len(panels))
     width = columns * (TILE + pad) + pad
     head = [line for text in said for line in _wrapped(text, font, width - 2 * pad)]
-    captions = [_wrapped(caption, font, TILE) for _, caption in panels]
-    below = step * max(map(len, captions))
-    rows = -(-len(panels) // columns)
+    page_rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    drawn = [[(_fitted(p), _wrapped(c, font, TILE)) for p, c in row] for row in page_rows]
+    heights = [max(picture.height for picture, _ in row) for row in drawn]
+    below = [step * max(len(lines) for _, lines in row) for row in drawn]
     top = pad + step * len(head) + pad
-    page = Image.new("RGB", (width, top + rows * (TILE + below + pad)), PAPER)
+    page = Image.new("RGB", (width, top + sum(heights) + sum(below) + pad * len(drawn)), PAPER)
     draw = ImageDraw.Draw(page)
     for line, text in enumerate(head):
         draw.text((pad, pad + line * step), text, fill=INK, font=font)
-    for index, ((picture, _), lines) in enumerate(zip(panels, captions, strict=True)):
-        left = pad + index % columns * (TILE + pad)
-        start = top + index // columns * (TILE + below + pad)
-        page.paste(_fitted(picture), (left, start))
-        for line, text in enumerate(lines):
-            draw.text((left, start + TILE + line * step), text, fill=INK, font=font)
+    for row, height, room in zip(drawn, heights, below, strict=True):
+        for column, (picture, lines) in enumerate(row):
+            left = pad + column * (TILE + pad)
+            page.paste(picture, (left, top))
+            for line, text in enumerate(lines):
+                draw.text((left, top + height + line * step), text, fill=INK, font=font)
+        top += height + room + pad
     return page
 
 
