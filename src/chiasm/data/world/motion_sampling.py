@@ -204,7 +204,6 @@ class _Stage:
                 )
             self._do(act)
             now = act.end
-        self.free_from = [max(free, self.config.opening) for free in self.free_from]
 
     def play(self) -> None:
         """Let things act until the video ends, on as many lanes as may act together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -32,7 +33,7 @@ from chiasm.data.world.motion_questions import (
     ask_motion,
     tell,
 )
-from chiasm.data.world.motion_render import MotionFrames
+from chiasm.data.world.motion_render import GLOW_LIGHT, MotionFrames
 from chiasm.data.world.motion_sampling import MotionConfig, sample_motion
 from chiasm.data.world.motion_worlds import MOTION_WORLDS, MotionDataset, draw_motion
 from chiasm.data.world.sampling import SPLITS, is_held_out, stream
@@ -128,6 +129,27 @@ def test_frames_show_what_the_truth_says() -> None:
         assert not changed(frames, 0, 9).any(), kind
         assert changed(frames, 9, 18).any(), kind
         assert not changed(frames, 26, 52).any(), kind
+
+
+def test_a_glow_is_white_around_the_thing_and_hides_the_background() -> None:
+    frames = MotionFrames(motion(Act("blink", 1, 10, 22), domain="news"))
+    lit, dark = frames.frame(10), frames.frame(9)
+    ring = (40 - round(1.2 * BLUE.size / 2), 61)
+    assert lit[ring].tolist() == [round(GLOW_LIGHT)] * 3
+    assert dark[ring].max() < 120
+    assert np.array_equal(lit[40, 61], dark[40, 61])
+
+
+@pytest.mark.parametrize("place", [(30.0, 31.0), (30.25, 31.5), (30.5, 31.75), (30.9, 30.6)])
+def test_things_lie_where_they_are_to_a_part_of_a_pixel(place: tuple[float, float]) -> None:
+    mover = Mover("circle", "red", "plain", 6, *place, 14.0)
+    alone = Motion(HEIGHT, WIDTH, 8.0, 1, "general", (mover,), ())
+    empty = MotionFrames(dataclasses.replace(alone, movers=())).frame(0).astype(float)
+    shown = np.abs(MotionFrames(alone).frame(0) - empty).sum(-1)
+    shown /= shown.sum()
+    x = (shown.sum(0) * (np.arange(WIDTH) + 0.5)).sum()
+    y = (shown.sum(1) * (np.arange(HEIGHT) + 0.5)).sum()
+    assert (x, y) == pytest.approx(place, abs=0.15)
 
 
 def test_frames_are_the_same_whichever_way_they_are_asked_for() -> None:
