@@ -21,6 +21,8 @@ from chiasm.core.config import Config
 from chiasm.data.formats.grounding import GroundingOptions
 from chiasm.data.mask_prompts import PromptDrawing
 from chiasm.encoders import ENCODERS
+from chiasm.encoders.codebook import CodebookConfig
+from chiasm.encoders.codebook_use import RevivalConfig
 from chiasm.fusion import FUSIONS
 from chiasm.heads.mask_refiner import MaskRefinerConfig
 from chiasm.heads.sam import SamConfig
@@ -28,8 +30,9 @@ from chiasm.language.adapters import LoraAdapterConfig
 from chiasm.language.scratch import ScratchHostConfig
 from chiasm.models.dual_encoder_modes import FREEZE_FLAGS, TRAINING_MODES
 from chiasm.models.segmenter import SegmenterConfig
+from chiasm.models.tokenizer import TokenizerConfig
 from chiasm.objectives.gate import DiversityConfig
-from chiasm.recipes import schema
+from chiasm.recipes import data_choice, schema, training_choice
 from chiasm.training.settings import StageSettings, TrainingSettings
 
 PAGE = Path(__file__).parent / "reference" / "recipe.md"
@@ -44,18 +47,21 @@ SECTIONS: tuple[tuple[str, type[Config]], ...] = (
     ("segmenter", SegmenterConfig),
     ("segmenter.prompts", PromptDrawing),
     ("grounding.refiner.sam, segmenter.sam", SamConfig),
+    ("tokenizer", TokenizerConfig),
+    ("tokenizer.codebook", CodebookConfig),
+    ("tokenizer.revival", RevivalConfig),
     ("data", schema.DataChoice),
-    ("data.train, data.validation: a source", schema.Source),
+    ("data.train, data.validation: a source", data_choice.Source),
     ("data.train.grounding, data.validation.grounding", GroundingOptions),
     ("objective", schema.ObjectiveChoice),
     ("objective.diversity_reading", DiversityConfig),
     ("training", schema.TrainingChoice),
-    ("training.stages: a stage", schema.Stage),
+    ("training.stages: a stage", training_choice.Stage),
 )
 
 FALLBACK: dict[type[Config], type[Config]] = {
     schema.TrainingChoice: TrainingSettings,
-    schema.Stage: StageSettings,
+    training_choice.Stage: StageSettings,
 }
 """Where the meaning of a field stands if not in its own class."""
 
