@@ -405,6 +405,9 @@ def test_writing_refuses_what_no_file_can_hold(tmp_path: Path) -> None:
         write_video(path, [grey(0), grey(1)[:-2]], 25)
     with pytest.raises(InputError, match=r"frame 1 lies at 0\.00000 s"):
         write_video(path, [grey(0), grey(1)], 25, times=[0.0, 0.0])
+    # By then the encoder has given frames to the file.
+    with pytest.raises(InputError, match=rf"frame {COUNT} is \(32, 58\)"):
+        write_video(path, [*map(grey, range(COUNT)), grey(1)[:-2]], 25)
     # Neither the file nor a part of it is left behind.
     assert list(tmp_path.iterdir()) == []
 
