@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from chiasm.layers.precision import sums_in
 
@@ -99,6 +100,7 @@ class _Scan(torch.autograd.Function):
         return y, state
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, dt, a, b, c, d, *before = ctx.saved_tensors
         given, turned = grads[0], a.T.contiguous()

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from chiasm.layers.attention.rows import MASKED
 from chiasm.layers.precision import sums_in
 
-_CHUNK, _CAUSAL_CHUNK = 512, 128
+_CHUNK, _CAUSAL_CHUNK = 256, 128
 
 
 class FeatureMap(Protocol):
@@ -154,6 +155,7 @@ class _Kernel(torch.autograd.Function):
         return out, sums, norms, scale
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         q, k, v, bias, sums, norms, scale, out = ctx.saved_tensors
         features, given = ctx.features, grads[0]
@@ -217,7 +219,8 @@ def _inside(
     # Earlier keys have at most the scale of the query; later ones are cut off below. Exponentials
     # that underflow take ten times as long on CPU.
     weights = (own.transpose(-1, -2) - largest).clamp_(-80, 0).exp_().tril_()
-    last = largest[:, :, -1:]
+    # A copy: the state of a stream must not keep the chunk alive.
+    last = largest[:, :, -1:].clone()
     return _Inside(
         queries,
         keys,
@@ -254,6 +257,7 @@ class _CausalKernel(torch.autograd.Function):
         return out, sums, norms, scale
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         q, k, v, bias, out, *before = ctx.saved_tensors
         to = (torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))

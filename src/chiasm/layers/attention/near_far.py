@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from chiasm.layers.attention.rows import MASKED
@@ -278,6 +279,7 @@ class _NearFar(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         queries, *rest = ctx.saved_tensors
         near, far, (out, total) = tuple(rest[:3]), tuple(rest[3:6]), rest[6:]

@@ -182,6 +182,10 @@ def test_the_state_of_flat_types_stops_growing(name: str) -> None:
             # Storage, not elements: a view of a long row would keep all of it.
             held.append(sum(t.untyped_storage().nbytes() for t in tensors(state)))
     assert (held[-1] == held[14]) is (name in FLAT)
+    with torch.no_grad():
+        _, state = module.step(tokens(count=204, rows=1), state)
+    after = sum(t.untyped_storage().nbytes() for t in tensors(state))
+    assert (after == held[-1]) is (name in FLAT)
     assert held[-1] < 40 * held[0]
 
 

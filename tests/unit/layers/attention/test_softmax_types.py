@@ -253,10 +253,11 @@ def test_causal_memory_is_a_queue_of_averaged_segments() -> None:
     )
     torch.manual_seed(1)
     module = config.build().double()
-    x = torch.randn(1, 41, 22, dtype=torch.double)
-    sizes = torch.randint(1, 5, (1, 41))
+    # Whole segments: the memory after the last of them must not be seen by it.
+    x = torch.randn(1, 42, 22, dtype=torch.double)
+    sizes = torch.randint(1, 5, (1, 42))
     project = module.projections
-    for place in range(41):
+    for place in range(42):
         own = range(place // segment * segment, place + 1)
         before = [list(range(s, s + pool)) for s in range(0, own[0], pool)][-slots:]
         weights = sizes[0].double()
