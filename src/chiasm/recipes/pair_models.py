@@ -18,8 +18,8 @@ from chiasm.models.drawing import Drawing
 from chiasm.models.occlusion import Occlusion
 from chiasm.recipes.collating import build_collator, frame_pairs
 from chiasm.recipes.occlusion_choice import OcclusionChoice
-from chiasm.recipes.places import tokenizer_folder
 from chiasm.recipes.schema import Recipe
+from chiasm.recipes.tokenizers import open_codebook
 
 FROZEN = frozenset({"host_tokenizer", "host_vision"})
 """Parts that stay as they are where a stage names none: as HTFA keeps its two encoders."""
@@ -67,9 +67,7 @@ def give_pictures(host: Host, config: CodebookConfig, base: Path) -> None:
         CheckpointError: The tokenizer cannot be read.
         ConfigError: The host draws no pictures.
     """
-    if config.path is not None:
-        config = config.model_copy(update={"path": str(tokenizer_folder(config.path, base))})
-    give_tokenizer(host, config.build().model)
+    give_tokenizer(host, open_codebook(config, base).model)
 
 
 def outline_levels(recipe: Recipe, config: Any, adapter: HostAdapter) -> dict[str, nn.Module]:
