@@ -8,7 +8,7 @@ farther ahead than a seek costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,7 +157,7 @@ class _Cursor:
                 return
         self.at, self.held = len(self.index), None
 
-    def _decode(self) -> Iterator[VideoFrame]:
+    def _decode(self) -> Generator[VideoFrame, None, None]:
         import av
 
         packets = self.container.demux(self.video)

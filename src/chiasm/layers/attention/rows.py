@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from pydantic import Field, model_validator
@@ -29,7 +29,7 @@ class AttentionConfig(Config):
     causal: bool = False
 
     @model_validator(mode="after")
-    def _divides(self) -> Self:
+    def _divides(self) -> AttentionConfig:
         if self.width % self.heads:
             raise ValueError(
                 f"{self.heads} heads do not divide the width {self.width}; give a number of heads "
