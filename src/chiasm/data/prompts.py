@@ -171,7 +171,7 @@ class Prompter:
             apply = partial(self._apply, sample, generation=add_generation_prompt)
             found = phrase_tokens(sample, turns, text, prompt.spans, words, apply)
             prompt = replace(prompt, phrases=found)
-        # Dense labels, phrases and pairs teach without a word; without any a sample teaches nothing.
+        # Dense labels, phrases and pairs teach without a word.
         wordless = sample.truth.get("cells") or sample.phrases or sample.pair
         teaches = prompt.supervised_tokens or wordless
         if not teaches and not add_generation_prompt:
