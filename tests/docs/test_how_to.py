@@ -32,6 +32,7 @@ from tests.recipes.pointing import write_panoptic, write_phrases
 from tests.recipes.small import SCENARIOS, tiny_overrides, write_questions
 from tests.tiny import tiny_qwen2_5_vl
 from tests.tiny_eyes import tiny_encoder
+from tests.tiny_pairs import SMALL, tiny_pair_model
 from tests.unit.inference.grounders import build_grounder
 from tests.unit.inference.pointers import scene
 
@@ -73,9 +74,10 @@ def grounder() -> Any:
 def desk(parts: Path, grounder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder a reader of the pages works in."""
     monkeypatch.chdir(tmp_path)
+    trained = {"runs/pointer": lambda: grounder, "runs/pair": tiny_pair_model}
 
     def load(name: str | Path) -> Any:
-        return grounder if str(name) == "runs/pointer" else load_run(name)
+        return trained[str(name)]() if str(name) in trained else load_run(name)
 
     monkeypatch.setattr("chiasm.recipes.loading.load_run", load)
     monkeypatch.setattr("chiasm.load", load, raising=False)
@@ -118,6 +120,8 @@ def fill_in(parts: Path) -> None:
 def run(words: list[str], parts: Path) -> tuple[int, str]:
     """Run a command; return its exit code and all that it said."""
     arguments = words[1:]
+    if arguments[:2] == ["train", "htfa-debug"]:
+        arguments = [*arguments, *(o for o in SMALL if not o.startswith("data."))]
     if arguments[0] in ("train", "plan") and arguments[1] in SCENARIOS:
         arguments = [*arguments, *shrunk(parts, STAGES.get(arguments[1], 1))]
     done = CliRunner().invoke(app, arguments)
@@ -129,6 +133,7 @@ def test_there_are_pages_with_commands() -> None:
     assert {page.stem for page in PAGES} >= {
         "freeze-and-stages",
         "grounding-data",
+        "occlusion",
         "pointing",
         "several-processes",
         "train",

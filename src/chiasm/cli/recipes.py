@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from chiasm.cli.output import Json, console, emit
 from chiasm.core.errors import InputError
@@ -108,7 +108,7 @@ def _summary(name: str, file: Path) -> dict[str, Any]:
 
 
 def _render(rows: list[dict[str, Any]], out: Console) -> None:
-    table = Table("recipe", "what it trains", "stages")
+    table = Table(Column("recipe", no_wrap=True), "what it trains", "stages")
     for row in rows:
         table.add_row(*map(escape, (row["name"], row["description"], ", ".join(row["stages"]))))
     out.print(table)

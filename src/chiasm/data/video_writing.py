@@ -79,7 +79,8 @@ def write_video(
                         f"{target}: frame {count} lies at {tick / TICKS:.5f} s, the one before at "
                         f"{last / TICKS:.5f} s; times ascend from 0 or more"
                     )
-                frame: VideoFrame = av.VideoFrame.from_ndarray(array, format="rgb24")
+                drawn: VideoFrame = av.VideoFrame.from_ndarray(array, format="rgb24")
+                frame = drawn.reformat(format="yuv420p", threads=1)
                 frame.pts, frame.time_base = tick, Fraction(1, TICKS)
                 container.mux(stream.encode(frame))
                 count, last = count + 1, tick

@@ -172,8 +172,9 @@ class Recipe(Config):
     def to_plain(self) -> dict[str, Any]:
         """Return the recipe as YAML can hold it, kinds included, without unset values."""
         options: dict[str, Any] = {"mode": "json", "exclude_none": True}
+        # None is kept where it stands against a default: it leaves a part out.
         plain = self.model_dump(
-            **options, exclude_defaults=True, exclude={"encoders", "fusion", "family"}
+            mode="json", exclude_defaults=True, exclude={"encoders", "fusion", "family"}
         )
         plain["family"] = self.family
         if self.encoders:

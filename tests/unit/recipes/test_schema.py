@@ -148,7 +148,7 @@ def test_a_program_may_give_configurations_themselves() -> None:
         ({"data": {"train": [{"path": "a", "world": "shapes"}]}}, "one of `path` and `world`"),
         ({"data": {"train": [{"world": "shapes"}]}}, "a world has no end: give `count`"),
         ({"data": {"train": [{"world": "shape", "count": 1}]}}, "unknown world; known: "),
-        ({"objective": {}}, "give at least one of `tokens`, `cells`, `masks` and `diversity`"),
+        ({"objective": {}}, "give at least one of `tokens`, `codes`"),
         ({"training_mode": "ful"}, "unknown training mode; known: full, encoders_only"),
         ({"freeze": {"freeze_lm": True}}, r"unknown flags ['freeze_lm']; known: "),
         ({"freeze_config": {"llm": True}}, r"unknown flags ['llm']; known: "),
@@ -204,3 +204,12 @@ def test_files_that_are_no_recipe(text: str, message: str, tmp_path: Path) -> No
     (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         load_recipe(tmp_path / "bad.yaml")
+
+
+def test_what_is_left_out_stays_out_when_a_recipe_is_written() -> None:
+    for name in ("attention", "drawing"):
+        changes = [f"occlusion.{name}=null", "objective={tokens: 1.0}"]
+        recipe = load_recipe("htfa-debug", changes)
+        again = read_config(Recipe, recipe.to_plain(), "again")
+        assert again == recipe
+        assert getattr(again.occlusion, name) is None

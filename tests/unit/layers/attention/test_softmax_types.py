@@ -47,7 +47,7 @@ def reference(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, bias: Tensor | None
     return scores.masked_fill(~seen, MASKED).softmax(-1) @ v
 
 
-def agree(found: Tensor, expected: Tensor, inputs: tuple[Tensor, ...]) -> None:
+def check_agree(found: Tensor, expected: Tensor, inputs: tuple[Tensor, ...]) -> None:
     """Values and gradients are the same."""
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     given = torch.randn(found.shape, dtype=torch.double, generator=torch.Generator().manual_seed(2))
@@ -83,7 +83,7 @@ def test_local_global_is_the_masked_reference(
         q, k, v, window=window, global_tokens=first, causal=causal, bias=bias
     )
     expected = reference(q, k, v, seen, bias)
-    agree(real_rows(found, bias), real_rows(expected, bias), (q, k, v))
+    check_agree(real_rows(found, bias), real_rows(expected, bias), (q, k, v))
 
 
 @ways
@@ -101,7 +101,7 @@ def test_strided_is_the_masked_reference(
         seen = seen & (j <= i)
     found = strided_attention(q, k, v, stride=stride, window=window, causal=causal, bias=bias)
     expected = reference(q, k, v, seen, bias)
-    agree(real_rows(found, bias), real_rows(expected, bias), (q, k, v))
+    check_agree(real_rows(found, bias), real_rows(expected, bias), (q, k, v))
 
 
 @ways
@@ -113,7 +113,7 @@ def test_dense_with_a_bias_is_the_masked_reference(count: int, causal: bool) -> 
     seen = j <= i if causal else (j <= i) | True
     found = softmax_attention(q, k, v, bias=bias, causal=causal)
     expected = reference(q, k, v, seen, bias)
-    agree(real_rows(found, bias), real_rows(expected, bias), (q, k, v))
+    check_agree(real_rows(found, bias), real_rows(expected, bias), (q, k, v))
 
 
 def test_near_and_far_keys_of_a_stream_stand_where_they_are_said_to() -> None:
@@ -133,7 +133,7 @@ def test_near_and_far_keys_of_a_stream_stand_where_they_are_said_to() -> None:
     i, j = places(count)
     seen = (((i - j) % stride == 0) | (i - j <= window)) & (j <= i)
     expected = reference(q, k, v, seen, None)[:, :, before:]
-    agree(found, expected, (q, k, v))
+    check_agree(found, expected, (q, k, v))
 
 
 def test_groups_of_blocks_give_what_single_blocks_give(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,10 +144,10 @@ def test_groups_of_blocks_give_what_single_blocks_give(monkeypatch: pytest.Monke
         i, j = places(407)
         seen = ((i - j).abs() <= 13) | (i < 3) | (j < 3)
         found = local_global_attention(q, k, v, window=13, global_tokens=3)
-        agree(found, reference(q, k, v, seen, None), (q, k, v))
+        check_agree(found, reference(q, k, v, seen, None), (q, k, v))
         found = strided_attention(q, k, v, stride=3, window=4, causal=True)
         seen = (((i - j) % 3 == 0) | (i - j <= 4)) & (j <= i)
-        agree(found, reference(q, k, v, seen, None), (q, k, v))
+        check_agree(found, reference(q, k, v, seen, None), (q, k, v))
 
 
 def same_weights(name: str, *, causal: bool, **choices: Any) -> tuple[nn.Module, nn.Module]:
