@@ -1,0 +1,114 @@
+"""Completions scored: silhouettes, hidden pixels, and who is compared with whom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from chiasm.core.errors import DataError, InputError
+from chiasm.data.world.render import render
+from chiasm.data.world.scene import scene_from_plain
+from chiasm.evaluation.completion import MAKERS, evaluate_completion
+from chiasm.evaluation.completion_scores import (
+    CompletionTruth,
+    Drawn,
+    completion_truth,
+    psnr,
+    score_drawn,
+    silhouette,
+)
+from tests.tiny_pairs import pair_samples, tiny_pair_model
+
+
+def truth() -> CompletionTruth:
+    background = np.full((10, 10, 3), 100, np.uint8)
+    whole = np.zeros((10, 10), np.bool_)
+    whole[2:8, 2:8] = True
+    hidden = whole & (np.arange(10) < 5)
+    target = background.copy()
+    target[whole] = 200
+    return CompletionTruth(target, background, whole, hidden)
+
+
+def test_the_truth_of_a_sample_is_its_scene_without_what_hides() -> None:
+    (sample,) = pair_samples(1, "test")
+    found = completion_truth(sample)
+    assert sample.pair is not None
+    assert np.array_equal(found.target, sample.pair.target)
+    scene = scene_from_plain(sample.truth["scene"])
+    assert scene.to_plain() == sample.truth["scene"]
+    again = render(scene)
+    assert np.array_equal(again.image, sample.images[0])
+    # Where the thing is not, the target is background, but for its soft edge of one pixel.
+    apart = silhouette(found.target, found.background)
+    edge = np.zeros_like(apart)
+    for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
+        edge |= np.roll(found.whole, step, axis)
+    assert not (apart & ~found.whole & ~edge).any()
+    assert (apart & found.whole).sum() / found.whole.sum() > 0.8
+
+
+def test_a_perfect_picture_scores_perfectly() -> None:
+    known = truth()
+    drawn = {"perfect": Drawn(known.target, silhouette(known.target, known.background))}
+    assert score_drawn(drawn, known) == {"perfect": {"iou": 1.0, "error": 0.0}}
+
+
+def test_what_is_missing_and_what_is_too_much_costs() -> None:
+    known = truth()
+    half = known.target.copy()
+    half[known.hidden] = 100
+    moved = np.roll(known.target, 2, axis=1)
+    found = score_drawn(
+        {
+            "half": Drawn(half, silhouette(half, known.background)),
+            "moved": Drawn(moved, silhouette(moved, known.background)),
+        },
+        known,
+    )
+    assert found["half"]["iou"] == pytest.approx(0.5)
+    assert found["half"]["error"] == pytest.approx((100 / 255) ** 2)
+    assert found["moved"]["iou"] == pytest.approx(4 / 8)
+    # Two of the three hidden columns are background in the moved picture.
+    assert found["moved"]["error"] == pytest.approx((100 / 255) ** 2 * 2 / 3)
+
+
+def test_nothing_hidden_has_no_error() -> None:
+    known = replace(truth(), hidden=np.zeros((10, 10), np.bool_))
+    drawn = {"one": Drawn(known.target, known.whole)}
+    assert score_drawn(drawn, known)["one"]["error"] is None
+
+
+def test_decibels() -> None:
+    assert psnr(0.01) == pytest.approx(20.0)
+    assert psnr(0.0) == pytest.approx(100.0)
+
+
+def test_a_report_compares_the_model_with_copies() -> None:
+    model = tiny_pair_model()
+    samples = pair_samples(6, "test")
+    report = evaluate_completion(model, samples, batch_size=4)
+    assert len(report.scores) == 6
+    assert set(report.groups["all"]) == set(MAKERS)
+    assert sum(group["model"]["count"] for name, group in report.groups.items() if "%" in name) == 6
+    copied = report.groups["all"]["aligned"]["iou"]
+    # A random model draws noise; a copy in the right place shows the thing.
+    assert copied > report.groups["all"]["model"]["iou"]
+    again = evaluate_completion(model, samples, batch_size=3)
+    assert again.groups == report.groups
+
+
+def test_faults_are_named() -> None:
+    model = tiny_pair_model()
+    (sample,) = pair_samples(1, "test")
+    with pytest.raises(InputError, match="no sample to draw"):
+        evaluate_completion(model, [])
+    lacking = replace(sample, truth={**sample.truth, "whole": None})
+    del lacking.truth["whole"]  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="missing: whole"):
+        completion_truth(lacking)
+    silent = tiny_pair_model("occlusion.drawing=null", "objective={tokens: 1.0}")
+    with pytest.raises(InputError, match="no generation branch"):
+        evaluate_completion(silent, [sample])
