@@ -152,6 +152,8 @@ def type_of(annotation: object) -> str:
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     if "SkipValidation" in text:
         return "mappings with `kind`, by name" if text.startswith("dict") else "mapping with `kind`"
+    if "Discriminator" in text:
+        return "mapping with `family`, or sizes of the usual host"
     text = re.sub(r"typing\.|chiasm\.[\w.]+\.", "", text).replace("NoneType", "None")
     text = re.sub(
         r"Literal\[([^\]]*)\]", lambda found: "one of " + found[1].replace("'", "`"), text

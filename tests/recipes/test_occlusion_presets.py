@@ -82,6 +82,6 @@ def test_real_sizes_are_known_without_weights(name: str, layers: int, tmp_path: 
     layer = 4 * width * width + 3 * width * inside + 2 * width
     assert parts["host_language"] == vocabulary * width + layers * layer + width
     assert parts["pixel_blend"] == 448 * 448
-    # Four projections of 1152 with biases, and three norms.
-    assert parts["aligned_attention"] == 4 * (1152 * 1152 + 1152) + 3 * 2 * 1152
-    assert outline.codes == 28 * 28
+    # Four projections of 1152, that of the keys without bias, and three norms.
+    assert parts["aligned_attention"] == 4 * 1152 * 1152 + 3 * 1152 + 3 * 2 * 1152
+    assert outline.codes == (448 // 14) ** 2

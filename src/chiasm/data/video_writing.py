@@ -66,7 +66,7 @@ def write_video(
             stream.pix_fmt = "yuv420p"
             stream.codec_context.time_base = Fraction(1, TICKS)
             stream.codec_context.gop_size = key_frames
-            # One thread: the same frames give the same file on every machine.
+            # One thread, so that the scheduler has no say in what the file holds.
             stream.codec_context.thread_count = 1
             stream.codec_context.options = {"crf": f"{quality}", "preset": "veryfast"}
             for array in frames:

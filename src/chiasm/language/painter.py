@@ -99,10 +99,16 @@ def give_tokenizer(host: Host, tokenizer: JanusVQVAE) -> None:
     library's own rule and the global generator.
 
     Raises:
-        ConfigError: The host is of another family.
+        ConfigError: The host is of another family, or has another grid of codes, which the library
+            ties to the tower's.
     """
     Painter.of(host)
     core, own = host.model.base_model, host.model.config.vq_config
+    if tokenizer.config.num_patches != own.num_patches:
+        raise ConfigError(
+            f"a tokenizer of {tokenizer.config.num_patches} codes along a side for a host of "
+            f"{own.num_patches} tokens along a side; Janus's configuration has one number for both"
+        )
     config = copy.deepcopy(tokenizer.config)
     config.projection_dim = config.image_token_embed_dim = own.image_token_embed_dim
     config.num_hidden_layers = own.num_hidden_layers

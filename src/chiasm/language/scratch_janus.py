@@ -60,7 +60,8 @@ class ScratchJanusConfig(Config):
         patch: Side of a patch in pixels.
         mean: By channel, what is taken from pixels in [0, 1] before the tower.
         deviation: By channel, what they are divided by then.
-        pictures: The tokenizer of pictures, as values of the library's `JanusVQVAEConfig`.
+        pictures: The tokenizer of pictures, as values of the library's `JanusVQVAEConfig`. Its
+            `num_patches`, codes along a side, is `side / patch`: the library ties the two.
         rotary_base: Base of the rotary positions.
         patch_basis: How the patch embedding starts; see `ScratchHostConfig`.
         embedding_deviation: Standard deviation of the initial weights.
@@ -99,6 +100,12 @@ class ScratchJanusConfig(Config):
             )
         if self.side % self.patch:
             faults.append(f"side {self.side} is no multiple of patch ({self.patch})")
+        codes = self.pictures.get("num_patches")
+        if codes != self.side // self.patch:
+            faults.append(
+                f"pictures.num_patches {codes} is not side / patch ({self.side // self.patch}), "
+                "to which Janus's configuration sets it"
+            )
         if faults:
             raise ValueError("; ".join(faults))
         return self

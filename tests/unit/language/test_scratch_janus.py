@@ -54,7 +54,7 @@ def test_all_faults_of_sizes_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         read_config(HostChoice, values, "host")
     told = str(caught.value)
-    for piece in ("width 34", "vision_width 128", "side 63"):
+    for piece in ("width 34", "vision_width 128", "side 63", "num_patches 8 is not side / patch"):
         assert piece in told
 
 
@@ -79,7 +79,7 @@ def test_another_tokenizer_takes_the_place_of_the_own() -> None:
         "latent_channels": 32,
         "embed_dim": 5,
         "num_embeddings": 41,
-        "num_patches": 4,
+        "num_patches": 3,
     }
     book = CodebookConfig(architecture=architecture).build()
     give_tokenizer(host, book.model)
@@ -87,9 +87,12 @@ def test_another_tokenizer_takes_the_place_of_the_own() -> None:
     assert painter.codes == 41
     assert host.parts["tokenizer"] is book.model
     assert host.identity["sha256"] != before
-    states = painter.embed(torch.randint(0, 41, (2, 16)))
-    assert states.shape == (2, 16, host.width)
-    assert painter.score(states).shape == (2, 16, 41)
+    states = painter.embed(torch.randint(0, 41, (2, 9)))
+    assert states.shape == (2, 9, host.width)
+    assert painter.score(states).shape == (2, 9, 41)
+    other = CodebookConfig(architecture={**architecture, "num_patches": 4}).build()
+    with pytest.raises(ConfigError, match="4 codes along a side for a host of 3 tokens"):
+        give_tokenizer(host, other.model)
     with pytest.raises(ConfigError, match="draws no pictures"):
         give_tokenizer(build_tiny("deepseek_vl"), book.model)
 
