@@ -80,7 +80,7 @@ def without_missing_parts(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"training": training})
 
 
-def test_samples(control: str, count: int) -> list[Any]:
+def samples_under(control: str, count: int) -> list[Any]:
     """Return samples of the test split under a control."""
     source = Source.model_validate(
         {"world": "occluded", "split": "test", "count": count, "pair": control}
@@ -90,7 +90,7 @@ def test_samples(control: str, count: int) -> list[Any]:
 
 def answers(model: Occlusion, control: str, count: int) -> dict[str, float]:
     """Return exact match in all and by how much is hidden."""
-    samples = test_samples(control, count)
+    samples = samples_under(control, count)
     levels = [str(sample.truth["level"]) for sample in samples]
     report = evaluate(PairAnswerer(model), samples, "answers", batch_size=64)
     correct = [prediction.scores["exact_match"] for prediction in report.predictions]
@@ -111,7 +111,7 @@ def measure(folder: Path, variant: str, options: argparse.Namespace) -> dict[str
     if variant == "pair":
         found["controls"] = {name: answers(model, name, options.count) for name in CONTROLS}
     if model.drawing is not None:
-        samples = test_samples(OWN_CONTROL.get(variant, "given"), options.drawn)
+        samples = samples_under(OWN_CONTROL.get(variant, "given"), options.drawn)
         found["completion"] = dict(evaluate_completion(model, samples, batch_size=32).groups)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -80,14 +80,7 @@ def predict_file(
             for sample, answer in zip(batch, respond_to(answering, batch, generation), strict=True):
                 predictions.append({"id": sample.identifier, **answer.document(maps=False)})
             tell("answering", len(batch))
-    document: dict[str, Any] = {"count": len(predictions), "faulty": faulty}
-    if output is None:
-        document["predictions"] = predictions
-    else:
-        with writing(output):
-            write_predictions(output / PREDICTIONS, predictions)
-        document["files"] = [str(output / PREDICTIONS)]
-    emit(document, as_json=as_json, render=lambda target: _show(document, target))
+    tell_predictions(predictions, faulty, output, as_json, _show)
 
 
 def read_questions(
@@ -130,6 +123,32 @@ def read_questions(
     if not samples:
         raise DataError(f"{path}: no record can be answered; see what was skipped above")
     return samples, _records(report.faults)
+
+
+def tell_predictions(
+    predictions: Sequence[Mapping[str, Any]],
+    faulty: int,
+    output: Path | None,
+    as_json: bool,
+    show: Callable[[Mapping[str, Any], Console], None],
+) -> None:
+    """Write the predictions of a file, or give them out, and say how many there are.
+
+    Args:
+        predictions: In order.
+        faulty: How many records were left out.
+        output: Folder for `predictions.jsonl`; without one they are part of what is given out.
+        as_json: Whether a program reads.
+        show: Shows the document to people.
+    """
+    document: dict[str, Any] = {"count": len(predictions), "faulty": faulty}
+    if output is None:
+        document["predictions"] = list(predictions)
+    else:
+        with writing(output):
+            write_predictions(output / PREDICTIONS, predictions)
+        document["files"] = [str(output / PREDICTIONS)]
+    emit(document, as_json=as_json, render=lambda target: show(document, target))
 
 
 def write_predictions(path: Path, predictions: Sequence[Mapping[str, Any]]) -> None:

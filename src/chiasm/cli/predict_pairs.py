@@ -13,7 +13,13 @@ from rich.console import Console
 
 from chiasm.cli.asking import asking
 from chiasm.cli.output import console, emit
-from chiasm.cli.predict_file import PREDICTIONS, read_questions, write_line, write_predictions
+from chiasm.cli.predict_file import (
+    PREDICTIONS,
+    read_questions,
+    tell_predictions,
+    write_line,
+    write_predictions,
+)
 from chiasm.cli.writing import make_folder, writing
 from chiasm.core.errors import DataError
 
@@ -168,14 +174,7 @@ def predict_pair_file(
                     line |= _save_record(found, len(predictions), output)
                 predictions.append(line)
             tell("answering", len(some))
-    document: dict[str, Any] = {"count": len(predictions), "faulty": faulty}
-    if output is None:
-        document["predictions"] = predictions
-    else:
-        with writing(output):
-            write_predictions(output / PREDICTIONS, predictions)
-        document["files"] = [str(output / PREDICTIONS)]
-    emit(document, as_json=as_json, render=lambda target: _show_file(document, target))
+    tell_predictions(predictions, faulty, output, as_json, _show_file)
 
 
 def _check(model: Pairing, wants: PairWants) -> None:

@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from chiasm.cli.asking import asking
-from chiasm.cli.output import console, emit
-from chiasm.cli.predict_file import PREDICTIONS, write_line, write_predictions
-from chiasm.cli.writing import make_folder, writing
+from chiasm.cli.output import console
+from chiasm.cli.predict_file import tell_predictions, write_line
+from chiasm.cli.writing import make_folder
 from chiasm.core.errors import ChiasmError, DataError, MediaError
 
 if TYPE_CHECKING:
@@ -116,17 +116,8 @@ def predict_phrases(
                 documents = [one.document() for one in masks]
                 predictions.append({"id": record.identifier, "masks": documents})
                 tell("pointing", 1)
-    document: dict[str, Any] = {
-        "count": len(predictions),
-        "faulty": len({fault.origin for fault in faults}),
-    }
-    if output is None:
-        document["predictions"] = predictions
-    else:
-        with writing(output):
-            write_predictions(output / PREDICTIONS, predictions)
-        document["files"] = [str(output / PREDICTIONS)]
-    emit(document, as_json=as_json, render=lambda target: _show(document, target))
+    faulty = len({fault.origin for fault in faults})
+    tell_predictions(predictions, faulty, output, as_json, _show)
 
 
 def read_phrases(
