@@ -77,6 +77,41 @@ class PairBatch:
 
 
 @dataclass(frozen=True)
+class VideoBatch:
+    """The videos of a batch, one a row: frames or features, and what happens in them.
+
+    Rows may differ in length and in pictures' size. A row holds frames or features, and a batch one
+    of the two.
+
+    Attributes:
+        frames: For each row uint8 (T, H, W, 3) RGB in [0, 255]; empty where features are given.
+        features: For each row float32 (T, width); empty where frames are given.
+        times: For each row float32 (T,), seconds, ascending.
+        durations: float32 (B,), seconds.
+        segments: float32 (S, 2), start and end in seconds, all rows' one after another.
+        segment_rows: int64 (S,), the row of each segment, ascending.
+        segment_labels: int64 (S,), its place in the model's list of actions.
+        segments_known: bool (B,), False where nobody said what happens.
+        answers: int64 (B,), place in the model's closed set of answers, or `IGNORE`.
+        domains: int64 (B,), place in the model's list of domains, or `IGNORE`.
+    """
+
+    frames: tuple[Tensor, ...]
+    features: tuple[Tensor, ...]
+    times: tuple[Tensor, ...]
+    durations: Tensor
+    segments: Tensor
+    segment_rows: Tensor
+    segment_labels: Tensor
+    segments_known: Tensor
+    answers: Tensor
+    domains: Tensor
+
+    def __len__(self) -> int:
+        return self.durations.shape[0]
+
+
+@dataclass(frozen=True)
 class Batch:
     """One batch of B conversations with I images in all.
 
@@ -96,6 +131,7 @@ class Batch:
         samples: The samples themselves, for evaluation and messages.
         phrases: The phrases that mean pixels; None when there is none.
         pairs: What completes the image of each row; None unless every row has a pair.
+        videos: The video of each row; None unless every row has one.
     """
 
     input_ids: Tensor
@@ -110,6 +146,7 @@ class Batch:
     samples: tuple[Sample, ...] = ()
     phrases: PhraseBatch | None = None
     pairs: PairBatch | None = None
+    videos: VideoBatch | None = None
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -130,7 +167,7 @@ def _move(value: Any, device: torch.device | str) -> Any:
         return value.to(device)
     if isinstance(value, Mapping):
         return {name: _move(inner, device) for name, inner in value.items()}
-    if isinstance(value, PhraseBatch | PairBatch):
+    if isinstance(value, PhraseBatch | PairBatch | VideoBatch):
         moved = {entry.name: _move(getattr(value, entry.name), device) for entry in fields(value)}
         return replace(value, **moved)
     if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
