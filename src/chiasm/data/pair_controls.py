@@ -34,13 +34,18 @@ ORDER_SEED = 20240501
 """Seed of the order in which reconstructions are passed on; the same in every run."""
 
 
+SHOWN = ("shown", "shown_cells")
+"""What is true of a reconstruction itself, and goes where it goes."""
+
+
 @dataclass(frozen=True)
 class ControlledPairs:
     """Pairs of a dataset under a control.
 
     - `given`: as they are.
     - `original_only`: the original stands in for its reconstruction.
-    - `reconstruction_only`: the reconstruction stands in for its original; the target stays.
+    - `reconstruction_only`: the reconstruction stands in for its original; the target stays, and
+      dense labels are those of what the reconstruction shows.
     - `shuffled`: each sample has the reconstruction of another one, always of the same.
     - `wrong`: as they are, but each must be known to show another object (`truth["errors"]`).
     - `mask_known`: the hidden pixels are told, from the pair or from `truth["hidden"]`.
@@ -111,7 +116,7 @@ def _pair_of(sample: Sample) -> Pair:
 
 def _original_only(sample: Sample, pair: Pair) -> Sample:
     alone = replace(pair, reconstruction=sample.images[0], reconstruction_box=pair.image_box)
-    return replace(sample, pair=alone, truth=_without(sample, "errors", "shown"))
+    return replace(sample, pair=alone, truth=_without(sample, "errors", *SHOWN))
 
 
 def _reconstruction_only(sample: Sample, pair: Pair) -> Sample:
@@ -121,7 +126,13 @@ def _reconstruction_only(sample: Sample, pair: Pair) -> Sample:
         image_box=pair.reconstruction_box,
         target=None if pair.target is None else _fitted(pair.target, pair.reconstruction),
     )
-    return replace(sample, images=(pair.reconstruction,), pair=alone)
+    truth = dict(sample.truth)
+    if "cells" in truth:
+        # Dense labels are of the picture that is shown; without labels of that one there are none.
+        del truth["cells"]
+        if "shown_cells" in truth:
+            truth["cells"] = truth["shown_cells"]
+    return replace(sample, images=(pair.reconstruction,), pair=alone, truth=truth)
 
 
 def _with_other(sample: Sample, pair: Pair, other: Sample) -> Sample:
@@ -129,8 +140,9 @@ def _with_other(sample: Sample, pair: Pair, other: Sample) -> Sample:
     mixed = replace(
         pair, reconstruction=given.reconstruction, reconstruction_box=given.reconstruction_box
     )
-    truth = _without(sample, "errors", "shown", "reconstruction_box")
-    moved = {key: other.truth[key] for key in ("shown", "reconstruction_box") if key in other.truth}
+    told = (*SHOWN, "reconstruction_box")
+    truth = _without(sample, "errors", *told)
+    moved = {key: other.truth[key] for key in told if key in other.truth}
     return replace(sample, pair=mixed, truth={**truth, **moved})
 
 

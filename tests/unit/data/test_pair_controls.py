@@ -74,6 +74,31 @@ def test_reconstruction_only_shows_the_reconstruction_twice() -> None:
     assert pair(kept).target is pair(same).target, "nothing is resized that fits"
 
 
+def test_dense_labels_are_of_the_picture_that_is_shown() -> None:
+    world = WorldDataset(world="occluded", count=5, dense_rows=8, dense_columns=8)
+    for index in range(5):
+        given = world[index]
+        made = ControlledPairs(world, "reconstruction_only")[index]
+        blocks = np.asarray(made.images[0]).reshape(8, 8, 8, 8, 3)
+        seen = np.asarray(blocks.any((1, 3, 4)))
+        labels = made.truth["cells"]["shape"]
+        assert seen[labels > 0].all() and (labels[~seen] == 0).all() and (labels > 0).any()
+        assert not np.array_equal(labels, given.truth["cells"]["shape"])
+        kept = ControlledPairs(world, "original_only")[index].truth
+        assert np.array_equal(kept["cells"]["shape"], given.truth["cells"]["shape"])
+        assert "shown_cells" not in kept
+        shuffled = ControlledPairs(world, "shuffled")
+        donor = world[shuffled.donor(index)].truth
+        moved = shuffled[index].truth["shown_cells"]
+        assert np.array_equal(moved["shape"], donor["shown_cells"]["shape"])
+
+
+def test_labels_of_another_picture_are_left_out() -> None:
+    labelled = replace(Pairs()[0], truth={"cells": {"shape": np.ones((2, 2), int)}})
+    made = ControlledPairs([labelled, labelled], "reconstruction_only")[0]
+    assert "cells" not in made.truth
+
+
 @pytest.mark.parametrize("count", [2, 7, 101])
 def test_shuffled_gives_each_the_reconstruction_of_another(count: int) -> None:
     made = ControlledPairs(Pairs(count), "shuffled")

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from chiasm.core.config import Config
 from chiasm.core.samples import Box, Pair
 from chiasm.data.masks import ArrayMask
+from chiasm.data.world.cells import cell_labels
 from chiasm.data.world.occluders import Cover, cover
 from chiasm.data.world.reconstruction import Errors, ReconstructionConfig, reconstruct
 from chiasm.data.world.render import Rendering, render
@@ -41,6 +42,7 @@ TRUTHS = (
     "reconstruction_box",
     "attributes",
     "shown",
+    "shown_cells",
 )
 """What `pair_of` says is true of a pair; no model is given it."""
 
@@ -138,7 +140,10 @@ def ask_hidden(
 
 
 def pair_of(
-    occlusion: Occlusion, rendering: Rendering, config: OcclusionConfig
+    occlusion: Occlusion,
+    rendering: Rendering,
+    config: OcclusionConfig,
+    dense: tuple[int, int] = (0, 0),
 ) -> tuple[Pair, dict[str, Any]]:
     """Return what completes the picture, and what is true of it.
 
@@ -146,12 +151,13 @@ def pair_of(
         occlusion: The scene.
         rendering: Its picture and masks.
         config: What is told.
+        dense: Rows and columns of the dense labels of the reconstruction; zeros for none.
 
     Returns:
         The pair, and for `Sample.truth`: `fraction` (hidden share), `level` (its range as text),
         `cover`, `errors` (see `Errors`), `whole` and `hidden` (bool (H, W), pixels of the thing),
         `whole_box` and `reconstruction_box` (exact), `attributes` of the thing and `shown`, those
-        of the reconstruction, by name.
+        of the reconstruction, by name; where asked for, `shown_cells`, what each cell of it shows.
     """
     whole = rendering.whole[0]
     hidden = whole & ~rendering.visible[0]
@@ -165,7 +171,9 @@ def pair_of(
         reconstruction_box=shown_box if config.boxes else None,
         target=render(occlusion.clear).image,
     )
+    cells = {} if dense == (0, 0) else {"shown_cells": cell_labels(occlusion.shown, shown, *dense)}
     return pair, {
+        **cells,
         "fraction": float(hidden.sum() / whole.sum()),
         "level": f"{least:.0%}-{most:.0%}",
         "cover": occlusion.cover,

@@ -27,8 +27,13 @@ STEADY = ("square", "diamond")
 class ReconstructionConfig(Config):
     """How wrong reconstructions are. Shares are drawn anew for each; the rest is right in look.
 
-    All but the exact ones are moved, scaled and turned, each drawn evenly over its range.
+    All but the exact ones are moved, scaled and turned, each drawn evenly over its range, on top of
+    how the reconstruction frames the thing.
     """
+
+    fill: float | None = Field(default=0.65, gt=0, le=1)
+    """How a renderer frames the thing: in the middle, its diameter this part of the picture's
+    shorter side, textures enlarged with it. None: where and as large as it is in the scene."""
 
     exact: float = Field(default=0.15, ge=0, le=1)
     """Share without any error."""
@@ -40,7 +45,7 @@ class ReconstructionConfig(Config):
     shift: float = Field(default=0.25, ge=0, le=1)
     """Largest move along each side, as a part of it; the thing stays whole in the picture."""
     scale: tuple[float, float] = (0.7, 1.3)
-    """Factor on the size: least and most."""
+    """Factor on the size, after framing: least and most."""
     rotation: float = Field(default=30.0, ge=0, le=45)
     """Largest turn to either side in degrees; less where it would change what the shape is."""
 
@@ -60,11 +65,11 @@ class ReconstructionConfig(Config):
 
 @dataclass(frozen=True)
 class Errors:
-    """How a reconstruction differs from the truth.
+    """How a reconstruction differs from the truth, once it is framed.
 
     Attributes:
         shift: Move (X, Y) as parts of the picture's sides.
-        scale: Factor on the size, before another object takes its own.
+        scale: Factor on the size; without framing, before another object takes its own.
         rotation: Turn in degrees, clockwise.
         wrong_texture: Whether the texture is another.
         wrong_object: Whether the thing is another.
@@ -105,9 +110,10 @@ def reconstruct(
         ConfigError: A thing grew larger than the picture.
     """
     truth = scene.things[0]
+    place = _framed(scene, truth, config.fill)
     draw = float(rng.random())
     if draw < config.exact:
-        return _alone(scene, truth), Errors()
+        return _alone(scene, place), Errors()
     wrong_texture = draw < config.exact + config.wrong_texture
     wrong_object = not wrong_texture and draw >= 1 - config.wrong_object
     thing = truth
@@ -115,16 +121,17 @@ def reconstruct(
         thing = _another(scene, truth, rng)
     if wrong_texture:
         thing = replace(truth, texture=_other_texture(truth, rng))
+    thing = _framed(scene, thing, config.fill)
     scale = float(rng.uniform(*config.scale))
     size = thing.size * scale
-    x = _moved(rng, truth.x, scene.width, config.shift, size)
-    y = _moved(rng, truth.y, scene.height, config.shift, size)
+    x = _moved(rng, place.x, scene.width, config.shift, size)
+    y = _moved(rng, place.y, scene.height, config.shift, size)
     most = math.radians(config.rotation)
     most = min(most, STEADIEST) if thing.shape in STEADY else most
     turn = float(rng.uniform(-most, most))
     moved = replace(thing, x=x, y=y, size=size, angle=thing.angle + turn)
     return _alone(scene, moved), Errors(
-        ((x - truth.x) / scene.width, (y - truth.y) / scene.height),
+        ((x - place.x) / scene.width, (y - place.y) / scene.height),
         scale,
         math.degrees(turn),
         wrong_texture,
@@ -134,6 +141,15 @@ def reconstruct(
 
 def _alone(scene: Scene, thing: Thing) -> Scene:
     return Scene(scene.height, scene.width, BLACK, (thing,))
+
+
+def _framed(scene: Scene, thing: Thing, fill: float | None) -> Thing:
+    """Place a thing as a renderer frames it. Periods of textures stay even numbers of pixels."""
+    if fill is None:
+        return thing
+    size = fill * min(scene.height, scene.width)
+    period = 2 * max(1, round(thing.texture_period * size / thing.size / 2))
+    return replace(thing, x=scene.width / 2, y=scene.height / 2, size=size, texture_period=period)
 
 
 def _moved(rng: np.random.Generator, place: float, length: int, shift: float, size: float) -> float:

@@ -245,7 +245,9 @@ class WorldDataset:
         pair: Pair | None = None
         hidden: dict[str, Any] = {}
         if item.occlusion is not None and self.config.occlusion is not None:
-            pair, hidden = pair_of(item.occlusion, item.rendering, self.config.occlusion)
+            pair, hidden = pair_of(
+                item.occlusion, item.rendering, self.config.occlusion, self.dense
+            )
         return Sample(
             identifier=f"{self.name}/{self.split}/{self.seed}/{index}",
             turns=_turns(item.questions),

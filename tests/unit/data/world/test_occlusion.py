@@ -125,8 +125,8 @@ def test_reconstructions_are_wrong_by_what_the_truth_says(samples: list[Sample])
     for sample in samples:
         truth, errors, shown = sample.truth, sample.truth["errors"], sample.truth["shown"]
         attributes = truth["attributes"]
-        whole, rebuilt = np.array(truth["whole_box"]), np.array(truth["reconstruction_box"])
-        moved = (rebuilt.reshape(2, 2).mean(0) - whole.reshape(2, 2).mean(0)) / 64
+        rebuilt = np.array(truth["reconstruction_box"])
+        moved = (rebuilt.reshape(2, 2).mean(0) - 32) / 64
         assert max(map(abs, errors["shift"])) <= 0.25 and 0.7 <= errors["scale"] <= 1.3
         if errors["word"] == "object":
             assert shown["shape"] != attributes["shape"]
@@ -136,11 +136,37 @@ def test_reconstructions_are_wrong_by_what_the_truth_says(samples: list[Sample])
         assert (shown["texture"] != attributes["texture"]) == errors["wrong_texture"]
         # A turned box has another middle than its thing, by less than a tenth of the picture.
         assert np.abs(moved - errors["shift"]).max() < 0.1
-        area = np.prod(rebuilt[2:] - rebuilt[:2]) / np.prod(whole[2:] - whole[:2])
+        side = math.sqrt(np.prod(rebuilt[2:] - rebuilt[:2])) / 64
         if attributes["shape"] in ("circle", "ring"):
-            assert math.sqrt(area) == pytest.approx(errors["scale"], abs=0.15)
-        if errors["word"] == "exact":
-            assert errors == Errors().to_plain() and np.array_equal(whole, rebuilt)
+            assert side == pytest.approx(0.65 * errors["scale"], abs=0.05)
+        assert (errors["word"] == "exact") == (errors == Errors().to_plain())
+
+
+def test_a_reconstruction_in_the_scene_s_own_frame_lies_on_its_thing() -> None:
+    config = ReconstructionConfig(fill=None, wrong_texture=0, wrong_object=0)
+    words = set()
+    for index in range(40):
+        clear = scene(index)
+        shown, errors = reconstruct(clear, stream(2, "train", index), config)
+        (truth,), (thing,) = clear.things, shown.things
+        words.add(errors.word)
+        if errors.word == "exact":
+            assert thing == truth
+        assert thing.size == pytest.approx(truth.size * errors.scale)
+        assert thing.x == pytest.approx(truth.x + 64 * errors.shift[0])
+        assert thing.texture_period == truth.texture_period
+    assert words == {"exact", "pose"}
+
+
+def test_a_renderer_frames_things_alike_and_enlarges_their_texture() -> None:
+    config = ReconstructionConfig(fill=0.5, exact=1, wrong_texture=0, wrong_object=0)
+    for index in range(20):
+        clear = scene(index)
+        (thing,) = reconstruct(clear, stream(2, "train", index), config)[0].things
+        assert (thing.x, thing.y, thing.size) == (32, 32, 32)
+        assert thing.texture_period % 2 == 0
+        enlarged = clear.things[0].texture_period * 32 / clear.things[0].size
+        assert abs(thing.texture_period - enlarged) <= 1
 
 
 def test_the_shares_of_errors_are_those_asked_for() -> None:
@@ -172,7 +198,7 @@ def test_a_reconstruction_is_whole_alone_on_black() -> None:
 
 def test_a_reconstruction_without_a_place_is_an_error() -> None:
     config = ReconstructionConfig(exact=0, shift=0.01, scale=(3.0, 3.0))
-    with pytest.raises(ConfigError, match="pixels has no place within 1% of"):
+    with pytest.raises(ConfigError, match="125 pixels has no place within 1% of"):
         reconstruct(scene(), stream(2, "train", 0), config)
 
 
