@@ -78,22 +78,23 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class VideoBatch:
-    """The videos of a batch, one a row: frames or features, and what happens in them.
+    """The V videos of a batch: frames or features, and what happens in them.
 
-    Rows may differ in length and in pictures' size. A row holds frames or features, and a batch one
-    of the two.
+    Videos may differ in length. All of a batch are given by frames, or all by features. The rows of
+    `Batch.input_ids` are Q questions, at least one a video; a question without words is all zeros.
 
     Attributes:
-        frames: For each row uint8 (T, H, W, 3) RGB in [0, 255]; empty where features are given.
-        features: For each row float32 (T, width); empty where frames are given.
-        times: For each row float32 (T,), seconds, ascending.
-        durations: float32 (B,), seconds.
-        segments: float32 (S, 2), start and end in seconds, all rows' one after another.
-        segment_rows: int64 (S,), the row of each segment, ascending.
+        frames: For each video uint8 (T, H, W, 3) RGB in [0, 255]; empty where features are given.
+        features: For each video float32 (T, width); empty where frames are given.
+        times: For each video float32 (T,), seconds, ascending.
+        durations: float32 (V,), seconds.
+        segments: float32 (S, 2), start and end in seconds, all videos' one after another.
+        segment_rows: int64 (S,), the video of each segment, ascending.
         segment_labels: int64 (S,), its place in the model's list of actions.
-        segments_known: bool (B,), False where nobody said what happens.
-        answers: int64 (B,), place in the model's closed set of answers, or `IGNORE`.
-        domains: int64 (B,), place in the model's list of domains, or `IGNORE`.
+        segments_known: bool (V,), False where nobody said what happens.
+        asked: int64 (Q,), the video of each row of `Batch.input_ids`, ascending.
+        answers: int64 (Q,), place in the model's closed set of answers, or `IGNORE`.
+        domains: int64 (V,), place in the model's list of domains, or `IGNORE`.
     """
 
     frames: tuple[Tensor, ...]
@@ -104,6 +105,7 @@ class VideoBatch:
     segment_rows: Tensor
     segment_labels: Tensor
     segments_known: Tensor
+    asked: Tensor
     answers: Tensor
     domains: Tensor
 
@@ -131,7 +133,7 @@ class Batch:
         samples: The samples themselves, for evaluation and messages.
         phrases: The phrases that mean pixels; None when there is none.
         pairs: What completes the image of each row; None unless every row has a pair.
-        videos: The video of each row; None unless every row has one.
+        videos: The videos that the rows ask about; None where they ask about images.
     """
 
     input_ids: Tensor

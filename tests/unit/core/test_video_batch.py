@@ -16,6 +16,7 @@ def videos() -> VideoBatch:
         segment_rows=torch.tensor([0]),
         segment_labels=torch.tensor([2]),
         segments_known=torch.tensor([True, False]),
+        asked=torch.tensor([0, 1]),
         answers=torch.tensor([1, IGNORE]),
         domains=torch.tensor([IGNORE, 0]),
     )
@@ -30,5 +31,5 @@ def test_every_tensor_of_the_videos_moves_with_the_batch() -> None:
     assert len(moved) == 2
     assert {tensor.device.type for tensor in (*moved.features, *moved.times)} == {"meta"}
     named = ("durations", "segments", "segment_rows", "segment_labels", "segments_known")
-    for name in (*named, "answers", "domains"):
+    for name in (*named, "asked", "answers", "domains"):
         assert getattr(moved, name).device.type == "meta", name
