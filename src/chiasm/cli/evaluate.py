@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from chiasm.cli.asking import asking, load_answerer
+from chiasm.cli.evaluate_completion import evaluate_completion_of
 from chiasm.cli.evaluate_masks import evaluate_masks_of
 from chiasm.cli.evaluate_thoughts import evaluate_thoughts_of
 from chiasm.cli.output import Json, console, emit
@@ -17,7 +18,7 @@ from chiasm.cli.writing import check_report, writing
 if TYPE_CHECKING:
     from chiasm.evaluation.report import EvaluationReport, GroupResult
 
-MASKS, THOUGHTS = "grounding", "chain_of_thought"
+MASKS, THOUGHTS, COMPLETION = "grounding", "chain_of_thought", "completion"
 """Suites that are no table of metrics on answers."""
 
 Run = Annotated[str, typer.Argument(help="A run directory, or the name of a shipped model.")]
@@ -25,7 +26,8 @@ Data = Annotated[Path, typer.Option(help="Dataset file: JSON, JSONL or Parquet."
 SuiteName = Annotated[
     str,
     typer.Option(
-        help="Metrics: answers, true_false, vqa, captions, grounding or chain_of_thought."
+        help="Metrics: answers, true_false, vqa, captions, grounding, chain_of_thought or "
+        "completion."
     ),
 ]
 Output = Annotated[
@@ -35,6 +37,9 @@ Output = Annotated[
 TrainData = Annotated[
     Path | None,
     typer.Option(help="Training data: the baselines are counted on its answers or masks."),
+]
+Split = Annotated[
+    str | None, typer.Option(help="Take the records whose field `split` says this; default all.")
 ]
 MediaRoot = Annotated[
     Path | None, typer.Option(help="Folder that relative media paths start from.")
@@ -63,6 +68,7 @@ def evaluate(
     suite: SuiteName = "answers",
     output: Output = None,
     train_data: TrainData = None,
+    split: Split = None,
     media_root: MediaRoot = None,
     keep_history: KeepHistory = False,
     batch_size: BatchSize = 16,
@@ -80,9 +86,10 @@ def evaluate(
         chiasm evaluate runs/dual --data world/test.jsonl --output results/dual.json
         chiasm evaluate tiny-grounding --data world/test.refer.jsonl --suite grounding
         chiasm evaluate runs/pointer --data viscot.json --suite chain_of_thought
+        chiasm evaluate runs/pair --data hidden/pairs.json --split test --suite completion
     """
     judge = (judge_url, judge_model)
-    _check_usage(suite, train_data, keep_history, (chain_of_thought, *judge))
+    _check_usage(suite, train_data, split, keep_history, (chain_of_thought, *judge))
     _check_names(suite, output)
     from chiasm.data.dataset import load_dataset
     from chiasm.evaluation.bootstrap import Bootstrap
@@ -104,7 +111,7 @@ def evaluate(
             as_json=json,
         )
         return
-    samples = list(load_dataset(data, media_root=media_root))
+    samples = list(load_dataset(data, media_root=media_root, split=split))
     training = None if train_data is None else list(load_dataset(train_data))
     if suite == MASKS:
         evaluate_masks_of(
@@ -116,6 +123,17 @@ def evaluate(
             output=output,
             batch_size=batch_size,
             seed=seed,
+            as_json=json,
+        )
+        return
+    if suite == COMPLETION:
+        evaluate_completion_of(
+            run,
+            samples,
+            state=state,
+            data=str(data),
+            output=output,
+            batch_size=batch_size,
             as_json=json,
         )
         return
@@ -151,6 +169,7 @@ def _finish(report: "EvaluationReport", output: Path | None, as_json: bool) -> N
 def _check_usage(
     suite: str,
     train_data: Path | None,
+    split: str | None,
     keep_history: bool,
     thoughts: tuple[str | None, ...],
 ) -> None:
@@ -163,11 +182,15 @@ def _check_usage(
     given = [name for name, value in zip(names, thoughts, strict=True) if value is not None]
     if given and suite != THOUGHTS:
         raise typer.BadParameter(f"goes with --suite {THOUGHTS}", param_hint=given[0])
-    if keep_history and suite in (MASKS, THOUGHTS):
+    if keep_history and suite in (MASKS, THOUGHTS, COMPLETION):
         raise typer.BadParameter(
             f"suite {suite!r} asks no later turns; leave it out", param_hint="--keep-history"
         )
-    if train_data is not None and suite == THOUGHTS:
+    if split is not None and suite == THOUGHTS:
+        raise typer.BadParameter(
+            f"suite {suite!r} reads files without splits; leave it out", param_hint="--split"
+        )
+    if train_data is not None and suite in (THOUGHTS, COMPLETION):
         raise typer.BadParameter(
             f"suite {suite!r} has no baseline to fit; leave it out", param_hint="--train-data"
         )
@@ -184,7 +207,7 @@ def _check_names(suite: str, output: Path | None) -> None:
     from chiasm.evaluation.saving import page_path, predictions_path
     from chiasm.evaluation.suites import SUITES
 
-    lookup({**SUITES, **dict.fromkeys((MASKS, THOUGHTS))}, suite, "suite")
+    lookup({**SUITES, **dict.fromkeys((MASKS, THOUGHTS, COMPLETION))}, suite, "suite")
     if output is not None:
         pages = (page_path(output),) if suite == MASKS else ()
         check_report(output, predictions_path(output), *pages)

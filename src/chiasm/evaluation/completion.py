@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from chiasm.core.batch import Batch
 from chiasm.core.errors import InputError
 from chiasm.core.samples import Sample
+from chiasm.evaluation.answering import describe_host
 from chiasm.evaluation.completion_scores import (
     CompletionTruth,
     Drawn,
@@ -19,6 +23,8 @@ from chiasm.evaluation.completion_scores import (
     score_drawn,
     silhouette,
 )
+from chiasm.evaluation.provenance import code_commit, installed_versions
+from chiasm.evaluation.saving import save_report
 from chiasm.fusion.pair_views import draw_on_image
 from chiasm.models.occlusion import Occlusion
 from chiasm.models.pair_results import Completed, PairView
@@ -32,6 +38,9 @@ it was given, of the reconstruction moved onto the thing by the boxes, and of ha
 
 DISPLACED, EXACT, WRONG = "displaced", "in place", "wrong object"
 
+IN_PLACE = 1.0
+"""Pixels by which the sides of both boxes may differ where a reconstruction is in place."""
+
 
 @dataclass(frozen=True)
 class CompletionReport:
@@ -39,24 +48,47 @@ class CompletionReport:
 
     Attributes:
         groups: By group of samples (`all`; by how the reconstruction errs; by how much is hidden)
-            and maker: `iou` (mean over samples), `psnr` (of the mean squared error over samples),
-            `count`.
+            and maker: `iou` (mean over samples, where silhouettes are known), `psnr` (of the mean
+            squared error over samples, where something is hidden), `count`.
         scores: One a sample, in order: `id`, `group`, `level`, `text`, and by maker `iou`, `error`.
+        context: The model, the data, settings and versions.
     """
 
     groups: Mapping[str, Mapping[str, Mapping[str, float]]]
     scores: tuple[Mapping[str, Any], ...]
+    context: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the single scores as plain values."""
+        return {"suite": "completion", "groups": self.groups, **self.context}
+
+    def save(self, path: Path | str) -> tuple[Path, Path]:
+        """Write the report as JSON, and the scores beside it; returns both paths."""
+        return save_report(path, self.to_json(), self.scores)
 
 
 def evaluate_completion(
-    model: Occlusion, samples: Sequence[Sample], *, batch_size: int = 16, **settings: Any
+    model: Occlusion,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int = 16,
+    name: str = "",
+    data: str = "",
+    progress: Callable[[int], None] | None = None,
+    **settings: Any,
 ) -> CompletionReport:
     """Draw the complete picture of each sample and score it.
 
+    Under several processes (`accelerate launch`, `torchrun`) each takes every n-th sample and all
+    get the whole report.
+
     Args:
         model: The model.
-        samples: Of the world `occluded`.
+        samples: Pairs with a target; see `completion_truth`.
         batch_size: Samples in one pass.
+        name: Name or directory of the run, for the report.
+        data: Name of the data, for the report.
+        progress: Called after each batch with the number of samples drawn.
         **settings: As `Occlusion.complete` takes them; greedy unless said otherwise.
 
     Raises:
@@ -68,25 +100,47 @@ def evaluate_completion(
     if not samples:
         raise InputError("no sample to draw; give at least one")
     settings = {"temperature": 0.0, "max_new_tokens": 16, **settings}
-    scores: list[Mapping[str, Any]] = []
-    for start in range(0, len(samples), batch_size):
-        part = samples[start : start + batch_size]
-        batch = model.collator.collate(part, generation=True).to(model.host.device)
-        drawn = model.complete(batch, **settings)
-        view = model.look(batch)
-        for row, (sample, picture) in enumerate(zip(part, drawn, strict=True)):
-            truth = completion_truth(sample)
-            offered = _offered(model, batch, view, row, picture, truth)
-            scores.append(
-                {
-                    "id": sample.identifier,
-                    "group": _kind(sample),
-                    "level": str(sample.truth.get("level", "")),
-                    "text": picture.text,
-                    **score_drawn(offered, truth),
-                }
-            )
-    return CompletionReport(_summary(scores), tuple(scores))
+    state = PartialState()
+    mine = list(range(state.process_index, len(samples), state.num_processes))
+    scored: dict[int, Mapping[str, Any]] = {}
+    for start in range(0, len(mine), batch_size):
+        places = mine[start : start + batch_size]
+        found = _score(model, [samples[place] for place in places], settings)
+        scored.update(zip(places, found, strict=True))
+        if progress is not None:
+            progress(len(places))
+    if state.num_processes > 1:
+        scored = dict(gather_object(list(scored.items())))
+    scores = tuple(scored[place] for place in range(len(samples)))
+    context = {
+        **describe_host(model.host, model.collator, name),
+        "data": data,
+        "samples": len(scores),
+        "settings": settings,
+        "versions": installed_versions(),
+        "commit": code_commit(),
+    }
+    return CompletionReport(_summary(scores), scores, context)
+
+
+def _score(
+    model: Occlusion, part: Sequence[Sample], settings: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    """Draw and score the samples of one pass."""
+    truths = [completion_truth(sample) for sample in part]
+    batch = model.collator.collate(part, generation=True).to(model.host.device)
+    drawn = model.complete(batch, **settings)
+    view = model.look(batch)
+    return [
+        {
+            "id": sample.identifier,
+            "group": _kind(sample),
+            "level": str(sample.truth.get("level", "")),
+            "text": picture.text,
+            **score_drawn(_offered(model, batch, view, row, picture, truth), truth),
+        }
+        for row, (sample, picture, truth) in enumerate(zip(part, drawn, truths, strict=True))
+    ]
 
 
 def _offered(
@@ -103,8 +157,10 @@ def _offered(
     geometry, pairs, codebook = batch.geometries[row], batch.pairs, model.drawing.codebook
     round_trip = codebook.decode(model.drawing.codes_of(pairs.target[row : row + 1]))
     drawn = {MODEL: picture.image, CEILING: draw_on_image(round_trip[0], geometry)}
+    outline = truth.outline
     found = {
-        name: Drawn(pixels, silhouette(pixels, truth.background)) for name, pixels in drawn.items()
+        name: Drawn(pixels, None if outline is None else silhouette(pixels, outline.background))
+        for name, pixels in drawn.items()
     }
     original = draw_on_image(pairs.original[row] * 2 - 1, geometry)
     for name, shown in (("reconstruction", pairs.reconstruction), ("aligned", view.aligned)):
@@ -113,7 +169,9 @@ def _offered(
     given = found["reconstruction"]
     half = ((original.astype(np.uint16) + given.picture) // 2).astype(np.uint8)
     # At its best: what is seen of the thing itself, and all of the reconstruction.
-    found["blend"] = Drawn(half, given.silhouette | (truth.whole & ~truth.hidden))
+    seen = None if outline is None else outline.whole & ~truth.hidden
+    both = None if seen is None or given.silhouette is None else given.silhouette | seen
+    found["blend"] = Drawn(half, both)
     return found
 
 
@@ -124,8 +182,9 @@ def _kind(sample: Sample) -> str:
         return "replaced"
     if errors["wrong_object"]:
         return WRONG
-    moved = any(errors["shift"]) or errors["scale"] != 1 or errors["rotation"] != 0
-    return DISPLACED if moved else EXACT
+    ours, theirs = sample.truth["whole_box"], sample.truth["reconstruction_box"]
+    apart = max(abs(one - other) for one, other in zip(ours, theirs, strict=True))
+    return DISPLACED if apart > IN_PLACE or errors["rotation"] != 0 else EXACT
 
 
 def _summary(
@@ -144,5 +203,7 @@ def _summary(
 def _numbers(found: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     found = list(found)
     errors = [one["error"] for one in found if one["error"] is not None]
-    numbers = {"iou": float(np.mean([one["iou"] for one in found])), "count": float(len(found))}
+    overlaps = [one["iou"] for one in found if one["iou"] is not None]
+    numbers = {"count": float(len(found))}
+    numbers |= {"iou": float(np.mean(overlaps))} if overlaps else {}
     return numbers | ({"psnr": psnr(float(np.mean(errors)))} if errors else {})

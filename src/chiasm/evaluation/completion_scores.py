@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from chiasm.core.errors import DataError
 from chiasm.core.samples import Sample
 from chiasm.data.conversation import name_of
+from chiasm.data.media import load_image
 from chiasm.data.world.render import render
 from chiasm.data.world.scene import scene_from_plain
 
@@ -24,44 +25,65 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class Outline:
+    """What makes silhouettes comparable.
+
+    Attributes:
+        background: uint8 (H, W, 3), the picture without occluder and thing.
+        whole: bool (H, W), the thing's pixels.
+    """
+
+    background: Pixels
+    whole: Mask
+
+
+@dataclass(frozen=True)
 class CompletionTruth:
     """What is true of a picture in which something is hidden.
 
     Attributes:
         target: uint8 (H, W, 3), the picture without the occluder.
-        background: uint8 (H, W, 3), the picture without the thing, too.
-        whole: bool (H, W), the thing's pixels.
-        hidden: bool (H, W), those of them that the occluder hides.
+        hidden: bool (H, W), the pixels of the thing that the occluder hides.
+        outline: What silhouettes are compared with; None where only pixels are known.
     """
 
     target: Pixels
-    background: Pixels
-    whole: Mask
     hidden: Mask
+    outline: Outline | None = None
 
 
 def completion_truth(sample: Sample) -> CompletionTruth:
-    """Return the truth of a sample of the world `occluded`.
+    """Return the truth of a sample.
+
+    The hidden pixels are those of `truth["hidden"]`, else the pair's own. Silhouettes need
+    `truth["whole"]` and the scene of a world under `truth["scene"]`.
 
     Raises:
-        DataError: The sample has no target, masks or scene.
+        DataError: The target or the hidden pixels are not known, or differ in size.
     """
-    needed = ("whole", "hidden", "scene")
-    lacking = [name for name in needed if name not in sample.truth]
-    if sample.pair is None or not isinstance(sample.pair.target, np.ndarray) or lacking:
+    pair, truth = sample.pair, sample.truth
+    hidden = truth.get("hidden")
+    if hidden is None and pair is not None and pair.hidden is not None:
+        hidden = pair.hidden.read()
+    if pair is None or pair.target is None or hidden is None:
+        lacking = "target picture" if pair is None or pair.target is None else "hidden pixels"
         raise DataError(
-            f"{name_of(sample)}: completions are scored against a target as an array and the truth "
-            f"{', '.join(needed)}; missing: {', '.join(lacking) or 'the target'}. Take the world "
-            "`occluded`"
+            f"{name_of(sample)}: no {lacking}; a completion is scored against `image_target` where "
+            "`truth.hidden` or `occlusion_mask` says that the picture hides something"
         )
-    scene = scene_from_plain(sample.truth["scene"])
+    target = np.asarray(load_image(pair.target), np.uint8)
+    hidden = np.asarray(hidden, np.bool_)
+    if target.shape[:2] != hidden.shape:
+        raise DataError(
+            f"{name_of(sample)}: the target has {target.shape[0]} x {target.shape[1]} pixels, the "
+            f"hidden pixels are a mask of {hidden.shape[0]} x {hidden.shape[1]}; they must agree"
+        )
+    if "whole" not in truth or "scene" not in truth:
+        return CompletionTruth(target, hidden)
+    scene = scene_from_plain(truth["scene"])
     empty = render(replace(scene, things=(), occluders=()))
-    return CompletionTruth(
-        target=sample.pair.target,
-        background=empty.image,
-        whole=np.asarray(sample.truth["whole"], np.bool_),
-        hidden=np.asarray(sample.truth["hidden"], np.bool_),
-    )
+    whole = np.asarray(truth["whole"], np.bool_)
+    return CompletionTruth(target, hidden, Outline(empty.image, whole))
 
 
 def silhouette(picture: Pixels, background: Pixels) -> Mask:
@@ -76,11 +98,11 @@ class Drawn:
 
     Attributes:
         picture: uint8 (H, W, 3).
-        silhouette: bool (H, W), the thing in it.
+        silhouette: bool (H, W), the thing in it; None where nobody can tell.
     """
 
     picture: Pixels
-    silhouette: Mask
+    silhouette: Mask | None
 
 
 def score_drawn(drawn: Mapping[str, Drawn], truth: CompletionTruth) -> dict[str, dict[str, Any]]:
@@ -91,19 +113,25 @@ def score_drawn(drawn: Mapping[str, Drawn], truth: CompletionTruth) -> dict[str,
         truth: Of the sample.
 
     Returns:
-        By maker `iou` of the silhouette, and `error`, the mean squared error of the hidden pixels,
-        RGB in [0, 1]; None where nothing is hidden.
+        By maker `iou` of the silhouette, None where silhouettes are not known, and `error`, the
+        mean squared error of the hidden pixels, RGB in [0, 1]; None where nothing is hidden.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, one in drawn.items():
-        union = (one.silhouette | truth.whole).sum()
         apart = one.picture.astype(np.float64) - truth.target.astype(np.float64)
         hidden = truth.hidden
         found[name] = {
-            "iou": float((one.silhouette & truth.whole).sum() / union),
+            "iou": _overlap(one, truth),
             "error": float(np.square(apart[hidden] / 255).mean()) if hidden.any() else None,
         }
     return found
+
+
+def _overlap(one: Drawn, truth: CompletionTruth) -> float | None:
+    if one.silhouette is None or truth.outline is None:
+        return None
+    whole = truth.outline.whole
+    return float((one.silhouette & whole).sum() / (one.silhouette | whole).sum())
 
 
 def psnr(error: float) -> float:

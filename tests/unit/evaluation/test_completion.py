@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from chiasm.core.errors import DataError, InputError
+from chiasm.data.masks import ArrayMask
 from chiasm.data.world.render import render
 from chiasm.data.world.scene import scene_from_plain
 from chiasm.evaluation.completion import MAKERS, evaluate_completion
 from chiasm.evaluation.completion_scores import (
     CompletionTruth,
     Drawn,
+    Outline,
     completion_truth,
     psnr,
     score_drawn,
@@ -29,30 +34,37 @@ def truth() -> CompletionTruth:
     hidden = whole & (np.arange(10) < 5)
     target = background.copy()
     target[whole] = 200
-    return CompletionTruth(target, background, whole, hidden)
+    return CompletionTruth(target, hidden, Outline(background, whole))
+
+
+def background(known: CompletionTruth) -> np.ndarray:
+    assert known.outline is not None
+    return known.outline.background
 
 
 def test_the_truth_of_a_sample_is_its_scene_without_what_hides() -> None:
     (sample,) = pair_samples(1, "test")
     found = completion_truth(sample)
     assert sample.pair is not None
-    assert np.array_equal(found.target, sample.pair.target)
+    assert np.array_equal(found.target, np.asarray(sample.pair.target))
     scene = scene_from_plain(sample.truth["scene"])
     assert scene.to_plain() == sample.truth["scene"]
     again = render(scene)
-    assert np.array_equal(again.image, sample.images[0])
+    assert np.array_equal(again.image, np.asarray(sample.images[0]))
     # Where the thing is not, the target is background, but for its soft edge of one pixel.
-    apart = silhouette(found.target, found.background)
+    assert found.outline is not None
+    whole = found.outline.whole
+    apart = silhouette(found.target, found.outline.background)
     edge = np.zeros_like(apart)
     for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
-        edge |= np.roll(found.whole, step, axis)
-    assert not (apart & ~found.whole & ~edge).any()
-    assert (apart & found.whole).sum() / found.whole.sum() > 0.8
+        edge |= np.roll(whole, step, axis)
+    assert not (apart & ~whole & ~edge).any()
+    assert (apart & whole).sum() / whole.sum() > 0.8
 
 
 def test_a_perfect_picture_scores_perfectly() -> None:
     known = truth()
-    drawn = {"perfect": Drawn(known.target, silhouette(known.target, known.background))}
+    drawn = {"perfect": Drawn(known.target, silhouette(known.target, background(known)))}
     assert score_drawn(drawn, known) == {"perfect": {"iou": 1.0, "error": 0.0}}
 
 
@@ -63,8 +75,8 @@ def test_what_is_missing_and_what_is_too_much_costs() -> None:
     moved = np.roll(known.target, 2, axis=1)
     found = score_drawn(
         {
-            "half": Drawn(half, silhouette(half, known.background)),
-            "moved": Drawn(moved, silhouette(moved, known.background)),
+            "half": Drawn(half, silhouette(half, background(known))),
+            "moved": Drawn(moved, silhouette(moved, background(known))),
         },
         known,
     )
@@ -77,7 +89,7 @@ def test_what_is_missing_and_what_is_too_much_costs() -> None:
 
 def test_nothing_hidden_has_no_error() -> None:
     known = replace(truth(), hidden=np.zeros((10, 10), np.bool_))
-    drawn = {"one": Drawn(known.target, known.whole)}
+    drawn = {"one": Drawn(known.target, np.ones((10, 10), np.bool_))}
     assert score_drawn(drawn, known)["one"]["error"] is None
 
 
@@ -105,10 +117,46 @@ def test_faults_are_named() -> None:
     (sample,) = pair_samples(1, "test")
     with pytest.raises(InputError, match="no sample to draw"):
         evaluate_completion(model, [])
-    lacking = replace(sample, truth={**sample.truth, "whole": None})
-    del lacking.truth["whole"]  # type: ignore[attr-defined]
-    with pytest.raises(DataError, match="missing: whole"):
-        completion_truth(lacking)
+    assert sample.pair is not None
+    aimless = replace(sample, pair=replace(sample.pair, target=None))
+    with pytest.raises(DataError, match="no target picture; a completion is scored against"):
+        completion_truth(aimless)
+    open_ = replace(sample, truth={}, pair=replace(sample.pair, hidden=None))
+    with pytest.raises(DataError, match="no hidden pixels; a completion is scored against"):
+        completion_truth(open_)
+    small = replace(sample, truth={"hidden": np.ones((7, 5), np.bool_)})
+    with pytest.raises(DataError, match="64 x 64 pixels, the hidden pixels are a mask of 7 x 5"):
+        completion_truth(small)
     silent = tiny_pair_model("occlusion.drawing=null", "objective={tokens: 1.0}")
     with pytest.raises(InputError, match="no generation branch"):
         evaluate_completion(silent, [sample])
+
+
+def test_pictures_of_a_user_are_scored_by_their_pixels() -> None:
+    (sample,) = pair_samples(1, "test")
+    assert sample.pair is not None
+    hidden = ArrayMask(sample.truth["hidden"])
+    target = Image.fromarray(np.asarray(sample.pair.target))
+    own = replace(sample, truth={}, pair=replace(sample.pair, hidden=hidden, target=target))
+    known, given = completion_truth(sample), completion_truth(own)
+    assert given.outline is None
+    assert np.array_equal(given.target, known.target)
+    assert np.array_equal(given.hidden, known.hidden)
+    report = evaluate_completion(tiny_pair_model(), [own, sample], batch_size=2)
+    mine, worlds = report.scores
+    for maker in MAKERS:
+        assert mine[maker]["iou"] is None and worlds[maker]["iou"] is not None
+        assert mine[maker]["error"] == pytest.approx(worlds[maker]["error"])
+    alone = evaluate_completion(tiny_pair_model(), [own]).groups["all"]["model"]
+    assert set(alone) == {"count", "psnr"}
+
+
+def test_a_report_is_written_with_a_line_for_each_sample(tmp_path: Path) -> None:
+    samples = pair_samples(3, "test")
+    report = evaluate_completion(tiny_pair_model(), samples, name="tiny", data="world")
+    paths = report.save(tmp_path / "seen" / "report.json")
+    written = json.loads(paths[0].read_text())
+    assert written["groups"] == report.groups and written["model"] == "tiny"
+    assert written["samples"] == 3 and written["settings"]["temperature"] == 0.0
+    lines = [json.loads(line) for line in paths[1].read_text().splitlines()]
+    assert [line["id"] for line in lines] == [sample.identifier for sample in samples]

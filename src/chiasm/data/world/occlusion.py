@@ -32,6 +32,7 @@ KINDS = ("colour", "shape", "texture", "size")
 """The question kinds there are about a hidden thing."""
 
 TRUTHS = (
+    "scene",
     "fraction",
     "level",
     "cover",
@@ -42,9 +43,8 @@ TRUTHS = (
     "reconstruction_box",
     "attributes",
     "shown",
-    "shown_cells",
 )
-"""What `pair_of` says is true of a pair; no model is given it."""
+"""What is true of a pair, and goes into files; no model is given it."""
 
 
 class OcclusionConfig(Config):
@@ -188,7 +188,7 @@ def pair_of(
 
 
 def pair_truth(truth: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of `Sample.truth` that `pair_of` wrote."""
+    """Return the part of `Sample.truth` that is about the pair."""
     return {key: truth[key] for key in TRUTHS if key in truth}
 
 
