@@ -7,19 +7,23 @@ that a fresh adapter changes nothing.
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftConfig, PeftModel
-from peft.tuners.lora import LoraLayer
+from peft import LoraConfig
 from pydantic import Field
-from torch import nn
 
 from chiasm.core.config import Config
-from chiasm.core.errors import CheckpointError, ConfigError, InputError
+from chiasm.core.errors import CheckpointError, InputError
 from chiasm.language.host import Host
+from chiasm.layers.low_rank import (
+    keep_training,
+    linear_layers,
+    load_lora_weights,
+    lora_modules,
+    read_lora_settings,
+    wrap_lora,
+)
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Every projection of a decoder layer, by the names that Llama and Qwen share."""
@@ -58,7 +62,7 @@ class LoraAdapter:
     def __init__(self, host: Host, peft: Any) -> None:
         self._host = host
         self._peft = peft
-        host.set_lora_modules(_lora_modules(host.model))
+        host.set_lora_modules(lora_modules(host.model))
 
     @property
     def parameters(self) -> int:
@@ -82,13 +86,12 @@ class LoraAdapter:
     def _finish(self, *, merge: bool) -> None:
         if "adapter" not in self._host.parts:
             raise InputError("the adapters were already merged or removed; add new ones first")
-        trained = _trained(self._host.model)
-        if merge:
-            self._peft.merge_and_unload(safe_merge=True)
-        else:
-            self._peft.unload()
+        with keep_training(self._host.model):
+            if merge:
+                self._peft.merge_and_unload(safe_merge=True)
+            else:
+                self._peft.unload()
         self._host.set_lora_modules(())
-        _restore(self._host.model, trained)
 
 
 def add_lora(host: Host, config: LoraAdapterConfig) -> LoraAdapter:
@@ -100,17 +103,7 @@ def add_lora(host: Host, config: LoraAdapterConfig) -> LoraAdapter:
     """
     _check_bare(host)
     decoder = host.model.get_submodule(host.adapter.decoder_name)
-    known = {
-        name.rpartition(".")[2]
-        for name, module in decoder.named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    unknown = [f"{name!r}; known: {', '.join(sorted(known))}" for name in config.targets]
-    unknown = [
-        line for line, name in zip(unknown, config.targets, strict=True) if name not in known
-    ]
-    if unknown:
-        raise ConfigError("no such linear layer in the host's decoder", unknown)
+    linear_layers(decoder, config.targets)
     names = "|".join(re.escape(name) for name in config.targets)
     settings = LoraConfig(
         r=config.rank,
@@ -138,45 +131,19 @@ def load_lora(host: Host, directory: Path | str, *, trainable: bool = False) -> 
     """
     _check_bare(host)
     place = Path(directory)
-    missing = [
-        name
-        for name in ("adapter_config.json", "adapter_model.safetensors")
-        if not (place / name).is_file()
-    ]
-    if missing:
-        raise CheckpointError(
-            f"{place} holds no adapter: {', '.join(missing)} missing; name the directory that "
-            "`save` has written (pickled adapters are not read)"
-        )
-    settings = PeftConfig.from_pretrained(str(place))
-    if not isinstance(settings, LoraConfig):
-        raise CheckpointError(
-            f"{place} holds a {settings.peft_type} adapter; only LORA is supported"
-        )
+    settings = read_lora_settings(place)
     settings.inference_mode = not trainable
     adapter = _wrap(host, settings)
-    report = adapter._peft.load_adapter(
-        str(place), "default", is_trainable=trainable, use_safetensors=True
-    )
-    faults = [*report.missing_keys, *report.unexpected_keys]
-    if faults:
+    try:
+        load_lora_weights(adapter._peft, place, "default", trainable=trainable)
+    except CheckpointError:
         adapter.remove()
-        raise CheckpointError(
-            f"the adapter in {place} does not fit this host: {len(report.missing_keys)} keys "
-            f"missing, {len(report.unexpected_keys)} unexpected ({', '.join(faults[:3])}); load it "
-            "on the host it was trained on"
-        )
+        raise
     return adapter
 
 
 def _wrap(host: Host, settings: LoraConfig) -> LoraAdapter:
-    trained = _trained(host.model)
-    with warnings.catch_warnings():
-        # PEFT asks transformers under a name that newer releases warn about.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        peft = PeftModel(host.model, settings)
-    # PEFT freezes all that is not its own; what trains is declared elsewhere, by part.
-    _restore(host.model, trained)
+    peft = wrap_lora(host.model, {"default": settings})
     # As in `Host.enable_gradient_checkpointing`.
     host.model.disable_input_require_grads()
     return LoraAdapter(host, peft)
@@ -185,23 +152,3 @@ def _wrap(host: Host, settings: LoraConfig) -> LoraAdapter:
 def _check_bare(host: Host) -> None:
     if "adapter" in host.parts:
         raise InputError("the host already carries adapters; merge or remove them first")
-
-
-def _lora_modules(model: nn.Module) -> list[nn.Module]:
-    return [
-        child
-        for layer in model.modules()
-        if isinstance(layer, LoraLayer)
-        for name, child in layer.named_children()
-        if name != "base_layer"
-    ]
-
-
-def _trained(model: nn.Module) -> Mapping[int, tuple[nn.Parameter, bool]]:
-    return {id(value): (value, value.requires_grad) for value in model.parameters()}
-
-
-def _restore(model: nn.Module, trained: Mapping[int, tuple[nn.Parameter, bool]]) -> None:
-    for value in model.parameters():
-        if id(value) in trained:
-            value.requires_grad_(trained[id(value)][1])

@@ -176,7 +176,7 @@ def test_an_adapter_that_does_not_fit_is_refused_and_taken_off(tmp_path: Path, c
     save_file(weights, path, metadata={"format": "pt"})
     host = tiny_qwen2_5_vl()
     before = logits(host)
-    with pytest.raises(CheckpointError, match=r"does not fit this host: . keys missing, . unexp"):
+    with pytest.raises(CheckpointError, match=r"does not fit this model: . keys missing, . unexp"):
         load_lora(host, tmp_path)
     assert torch.equal(logits(host), before)
 
