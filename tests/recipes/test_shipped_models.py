@@ -1,13 +1,20 @@
 """The shipped models: they load, they are what their recipes say, and they are small."""
 
 import json
+import shutil
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from chiasm.core.errors import CheckpointError, InputError
+from chiasm.recipes.build import build_model
 from chiasm.recipes.loading import load_recipe, load_run
 from chiasm.recipes.places import shipped_models
 from chiasm.recipes.shipping import ship
+from chiasm.training.receipt import write_receipt
+from chiasm.training.weights import load_model
 
 NAMES = tuple(shipped_models())
 PROMISED = {"tiny-dual", "tiny-eye", "tiny-host", "tiny-grounding", "tiny-host-112", "tiny-sam"}
@@ -70,3 +77,43 @@ def test_a_shipped_run_can_be_shipped_again(tmp_path):
     ship(shipped_models()["tiny-host"], tmp_path / "copy")
     assert (tmp_path / "copy" / "host" / "config.json").is_file()
     assert not list((tmp_path / "copy" / "host").glob("*.safetensors"))
+
+
+def test_half_precision_takes_half_the_space_and_has_its_own_receipt(tmp_path):
+    ship(shipped_models()["tiny-host"], tmp_path / "half", half=True)
+    full, half = (
+        load_file(folder / "model.safetensors")
+        for folder in (shipped_models()["tiny-host"], tmp_path / "half")
+    )
+    assert set(full) == set(half)
+    for name, tensor in full.items():
+        assert half[name].dtype == torch.half and torch.equal(half[name], tensor.half())
+    sizes = [
+        (folder / "model.safetensors").stat().st_size
+        for folder in (shipped_models()["tiny-host"], tmp_path / "half")
+    ]
+    assert sizes[1] < 0.55 * sizes[0]
+    model = load_run(tmp_path / "half")
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+    receipts = [
+        load_file(folder / "receipt.safetensors")
+        for folder in (shipped_models()["tiny-host"], tmp_path / "half")
+    ]
+    assert any(not torch.equal(receipts[0][name], receipts[1][name]) for name in receipts[0])
+
+
+def test_a_weight_too_large_for_half_precision_is_named(tmp_path):
+    shutil.copytree(shipped_models()["tiny-eye"], tmp_path / "run")
+    weights = tmp_path / "run" / "model.safetensors"
+    with safe_open(weights, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(weights)
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = 70000.0
+    save_file(tensors, weights, metadata=metadata)
+    model = build_model(load_recipe(tmp_path / "run" / "recipe.yaml"), tmp_path)
+    load_model(tmp_path / "run", model, receipt=False)
+    model.eval()
+    write_receipt(tmp_path / "run" / "receipt.safetensors", model)
+    with pytest.raises(InputError, match=f"{name}: 7e\\+04 is no number of half precision"):
+        ship(tmp_path / "run", tmp_path / "half", half=True)

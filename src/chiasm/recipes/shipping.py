@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from chiasm.core.errors import CheckpointError, InputError
 from chiasm.recipes.loading import load_recipe, load_run, recipe_text
 from chiasm.recipes.places import (
@@ -14,13 +17,15 @@ from chiasm.recipes.places import (
     SEGMENTER_FOLDER,
     TOKENIZER_FOLDER,
 )
-from chiasm.training.weights import WEIGHTS
+from chiasm.training.durable import read_tensors, write_tensors
+from chiasm.training.receipt import RECEIPT, write_receipt
+from chiasm.training.weights import WEIGHTS, load_parts
 
 RECORDS = ("host.json", "receipt.safetensors", "parts.json", "metrics.jsonl", "log.txt", WEIGHTS)
 """Files that go along as they are, besides the recipe."""
 
 
-def ship(run: Path, target: Path, overrides: tuple[str, ...] = ()) -> None:
+def ship(run: Path, target: Path, overrides: tuple[str, ...] = (), half: bool = False) -> None:
     """Copy a run into a folder of shipped models and load it from there.
 
     The weights of a host or tokenizer that the run trained are in the run's own weights, so the
@@ -31,9 +36,11 @@ def ship(run: Path, target: Path, overrides: tuple[str, ...] = ()) -> None:
         target: The folder to write; it must not exist.
         overrides: Values of the recipe that are written differently, such as a host that is
             shipped under a name and lay in a folder when the run was made.
+        half: Write weights in half precision, in half the space, and a receipt of what they are
+            then. Models are still loaded in the precision of their recipe.
 
     Raises:
-        InputError: The target is there.
+        InputError: The target is there, or a weight is too large for half precision.
         CheckpointError: A file of the run is missing, or the copy does not load.
     """
     if target.exists():
@@ -53,4 +60,29 @@ def ship(run: Path, target: Path, overrides: tuple[str, ...] = ()) -> None:
     for folder in (ENCODER_FOLDER, SEGMENTER_FOLDER):
         if (run / folder).is_dir():
             shutil.copytree(run / folder, target / folder)
+    if half:
+        _halve(target)
     load_run(target)
+
+
+def _halve(folder: Path) -> None:
+    """Round the weights of a run to half precision, and write the receipt of the rounded model."""
+    model = load_run(folder)
+    path = folder / WEIGHTS
+    tensors, metadata = read_tensors(path)
+    halves = {name: _rounded(name, tensor) for name, tensor in tensors.items()}
+    load_parts(path, model, halves, metadata)
+    write_receipt(folder / RECEIPT, model)
+    write_tensors(path, halves, metadata=metadata)
+
+
+def _rounded(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    rounded = tensor.half()
+    if not rounded.isfinite().all():
+        raise InputError(
+            f"{name}: {float(tensor.abs().max()):.3g} is no number of half precision, whose "
+            f"largest is {torch.finfo(torch.half).max:.0f}; ship this model in full"
+        )
+    return rounded
