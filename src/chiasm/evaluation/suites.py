@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from chiasm.metrics import bleu, cider_d
 from chiasm.metrics.answers import exact_match_scores, vqa_accuracy_scores
 from chiasm.metrics.captions import rouge_l_scores
+from chiasm.metrics.meteor import meteor_approximate_scores
 from chiasm.metrics.normalisation import normalise_answer, normalise_vqa, tokenise_caption
 
 ItemScores = Callable[[Sequence[str], Sequence[Sequence[str]]], list[float]]
@@ -67,7 +68,10 @@ SUITES: dict[str, Suite] = {
         normalise=normalise_vqa,
     ),
     "captions": Suite(
-        item_metrics={"rouge_l": rouge_l_scores},
+        item_metrics={
+            "rouge_l": rouge_l_scores,
+            "meteor_approximate": meteor_approximate_scores,
+        },
         normalisation="lower-cased words split at white space, punctuation dropped",
         corpus_metrics={
             "bleu_1": _bleu(1),

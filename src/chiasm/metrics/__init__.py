@@ -16,6 +16,7 @@ from chiasm.metrics.masks import (
     pixel_accuracy,
     precision_at,
 )
+from chiasm.metrics.meteor import meteor_approximate
 from chiasm.metrics.splits import average_recall_by_split
 from chiasm.metrics.temporal import TemporalPrecision, temporal_average_precision, temporal_iou
 
@@ -32,6 +33,7 @@ __all__ = [
     "generalised_iou",
     "mask_iou",
     "mean_iou",
+    "meteor_approximate",
     "pixel_accuracy",
     "precision_at",
     "rouge_l",
