@@ -15,6 +15,9 @@ from chiasm.core.errors import InputError
 ACTIVITYNET_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Temporal IoU thresholds of the ActivityNet detection task."""
 
+THUMOS_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+"""Temporal IoU thresholds that detection on THUMOS14 is told for."""
+
 Segments = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
