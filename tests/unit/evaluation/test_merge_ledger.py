@@ -1,0 +1,145 @@
+"""The merge ledger: tokens add up, merging is timed by itself, memory is that of its stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chiasm.core.errors import InputError
+from chiasm.evaluation.merge_ledger import MergeLedger, keep_ledger
+from chiasm.evaluation.merge_ledger_page import render_ledgers, save_ledgers
+from chiasm.evaluation.video_stages import LedgerStage, video_stages
+from tests.unit.evaluation.watchers import COLUMNS, FRAMES, ROWS, Watcher, video
+
+CELLS = FRAMES * ROWS * COLUMNS
+NAMES = ["decode", "encode", "read", "predict", "total"]
+
+
+def ledger(ratio: float | None, **options: Any) -> MergeLedger:
+    model = Watcher(ratio)
+    stages = video_stages(model, video(), **options)
+    return keep_ledger(stages, video(), merging=model.reading, repeats=3, memory=False)
+
+
+def test_tokens_without_merging() -> None:
+    found = ledger(None)
+    assert [row.name for row in found.rows] == NAMES
+    assert [(row.tokens_in, row.tokens_out) for row in found.rows] == [
+        (None, CELLS),
+        (CELLS, CELLS),
+        (CELLS, CELLS),
+        (CELLS, None),
+        (None, None),
+    ]
+    assert all(len(row.milliseconds) == 3 and row.peak is None for row in found.rows)
+
+
+def test_merging_inside_of_the_encoder_has_a_row_of_its_own() -> None:
+    found = ledger(0.4)
+    assert [row.name for row in found.rows] == [*NAMES[:2], "merge", *NAMES[2:]]
+    kept = round(0.4 * 6 * ROWS * COLUMNS) + round(0.4 * 5 * ROWS * COLUMNS)
+    merge = found.row("merge")
+    assert (merge.tokens_in, merge.tokens_out) == (CELLS, kept)
+    assert (found.row("encode").tokens_in, found.row("encode").tokens_out) == (CELLS, kept)
+    assert found.row("read").tokens_in == kept
+    stages = [row.milliseconds for row in found.rows[:-1]]
+    total = found.row("total").milliseconds
+    assert [sum(times) for times in zip(*stages, strict=True)] == pytest.approx(list(total))
+    assert found.milliseconds("encode", "merge") <= max(total)
+    with pytest.raises(InputError, match=r"no stage 'fuse' in the ledger; it has decode, encode"):
+        found.row("fuse")
+
+
+class Slow:
+    """A compression that takes its time."""
+
+    def compress(self, tokens: Any, frames: Any = None, **options: Any) -> Any:
+        time.sleep(0.02)
+        return tokens
+
+
+def test_the_time_of_merging_is_taken_out_of_the_encoders() -> None:
+    model = Watcher()
+    model.reading.compression = slow = Slow()
+    stages = video_stages(model, video())
+    found = keep_ledger(stages, video(), merging=model.reading, repeats=3, memory=False)
+    # Two clips.
+    assert found.row("merge").median >= 40
+    assert found.row("encode").median < 30
+    assert model.reading.compression is slow
+
+
+def test_stages_run_without_a_model_and_what_is_said_is_finished() -> None:
+    said: list[Any] = []
+    assert ledger(0.4, finish=said.append).row("predict").tokens_out is None
+    assert len(said) == 4 and set(said[0]) == {"mean"}
+    stages = [LedgerStage("double", lambda x: 2 * x, lambda x: x)]
+    assert keep_ledger(stages, 21, memory=False).row("double").tokens_out == 42
+
+
+def test_memory_is_that_of_each_stage() -> None:
+    # In a process of its own: a fork of one with threads may not be safe.
+    program = """
+import sys
+from chiasm.evaluation.merge_ledger import keep_ledger
+from chiasm.evaluation.video_stages import video_stages
+from tests.unit.evaluation.watchers import Watcher, heavy, video
+
+model = Watcher(0.4)
+stages = [heavy("before", 48), *video_stages(model, video()), heavy("after", 24)]
+found = keep_ledger(stages, video(), merging=model.reading, repeats=1)
+sys.stdout.write(" ".join(f"{row.name} {row.peak}" for row in found.rows))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    peaks = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+    assert 46 <= peaks["before"] <= 56 and 22 <= peaks["after"] <= 32
+    assert 46 <= peaks["total"] <= 60
+    assert all(0 <= peaks[name] < 12 for name in ("decode", "encode", "merge", "read"))
+
+
+def test_the_page_and_the_file(tmp_path: Path) -> None:
+    ledgers = {"unmerged": ledger(None), "merged <to> 40 %": ledger(0.4)}
+    path, page = save_ledgers(ledgers, tmp_path / "ledger.json")
+    document = json.loads(path.read_text())
+    assert document["merged <to> 40 %"]["rows"][2]["name"] == "merge"
+    text = page.read_text()
+    assert "merged &lt;to&gt; 40 %" in text and "<to>" not in text
+    assert text.count("<table>") == 2 and text.count("times as fast</th>") == 1
+    assert "http" not in text.replace("http://www.w3.org", "")
+    one = render_ledgers({"unmerged": ledgers["unmerged"]})
+    assert "times as fast</th>" not in one
+    with pytest.raises(InputError, match="no ledger to write"):
+        save_ledgers({}, tmp_path / "none.json")
+
+
+def test_faults() -> None:
+    model = Watcher(0.4)
+    stages = video_stages(model, video())
+    with pytest.raises(InputError, match=r"0 stages, 5 repeats, 1 for warm-up"):
+        keep_ledger([], None)
+    with pytest.raises(InputError, match=r"no stage 'fuse' to merge in; stages: decode, encode"):
+        keep_ledger(stages, video(), merging=model.reading, within="fuse")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(InputError, match="2 threads for torch"):
+            keep_ledger(stages, video(), merging=model.reading)
+    finally:
+        torch.set_num_threads(threads)
