@@ -112,3 +112,33 @@ def join_spans(tokens: VisualTokens, spans: Sequence[int]) -> VisualTokens:
         times=join(tokens.times, tokens.mask, length),
         geometries=tuple(tokens.geometries[end - 1] for end in ends),
     )
+
+
+def stack_rows(parts: Sequence[VisualTokens]) -> VisualTokens:
+    """Return the rows of several batches of tokens as one batch, padded to the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    length = max(part.mask.shape[1] for part in parts)
+    originals = max(part.sources.shape[1] for part in parts)
+
+    def stack(values: Sequence[Tensor], size: int, fill: float = 0) -> Tensor:
+        return torch.cat([_extended(value, size, fill) for value in values])
+
+    return VisualTokens(
+        features=stack([part.features for part in parts], length),
+        cells=stack([part.cells for part in parts], length),
+        sizes=stack([part.sizes for part in parts], length),
+        sources=stack([part.sources for part in parts], originals, -1),
+        mask=stack([part.mask for part in parts], length),
+        times=stack([part.times for part in parts], length),
+        geometries=tuple(geometry for part in parts for geometry in part.geometries),
+    )
+
+
+def _extended(values: Tensor, length: int, fill: float) -> Tensor:
+    """Return (B, length, ...), filled up at the end of each row."""
+    missing = length - values.shape[1]
+    if not missing:
+        return values
+    more = values.new_full((values.shape[0], missing, *values.shape[2:]), fill)
+    return torch.cat([values, more], 1)

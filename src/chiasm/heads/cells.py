@@ -54,11 +54,13 @@ class CellHead(nn.Module):
         Raises:
             GeometryError: Tokens were compressed, so that cells have no token of their own.
         """
-        normed = self.norm(tokens.features.float())
-        return {
-            f"cells.{name}": to_grids(classifier(normed), tokens)
-            for name, classifier in self.classifiers.items()
-        }
+        scores = self.score(tokens.features)
+        return {name: to_grids(found, tokens) for name, found in scores.items()}
+
+    def score(self, features: Tensor) -> dict[str, Tensor]:
+        """Score float (..., width): by attribute float (..., classes)."""
+        normed = self.norm(features.float())
+        return {f"cells.{name}": part(normed) for name, part in self.classifiers.items()}
 
 
 def to_grids(scores: Tensor, tokens: VisualTokens) -> Tensor:

@@ -24,9 +24,11 @@ from chiasm.models.cell_classifier import CellClassifier
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.dual_encoder_modes import parts_to_train
 from chiasm.models.grounding import Grounding
+from chiasm.models.long_video import LongVideo
 from chiasm.models.occlusion import Occlusion
 from chiasm.models.segmenter import Segmenter
 from chiasm.models.tokenizer import Tokenizer
+from chiasm.objectives.answers import Answers
 from chiasm.objectives.cells import Cells
 from chiasm.objectives.codebook import PictureCodes
 from chiasm.objectives.codes import NextCodes
@@ -45,12 +47,13 @@ from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import StagedSamples, build_mixture, world_corpus
 from chiasm.recipes.tokenizers import build_tokenizer
 from chiasm.recipes.training_choice import Stage
+from chiasm.recipes.video_models import build_video
 from chiasm.training.processes import launched_processes
 from chiasm.training.settings import StageSettings, TrainingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-Family = DualEncoder | CellClassifier | Grounding | Segmenter | Tokenizer | Occlusion
+Family = DualEncoder | CellClassifier | Grounding | Segmenter | Tokenizer | Occlusion | LongVideo
 
 
 def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
@@ -69,6 +72,8 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
         return build_segmenter(recipe.segmenter, base, recipe.seed)
     if recipe.tokenizer is not None:
         return build_tokenizer(recipe.tokenizer, base)
+    if recipe.family == "long_video":
+        return build_video(recipe.video_parts, recipe.objective)
     if recipe.family == "grounding":
         answering = _eyes_of_a_run(recipe.base_host, base) if host is None else None
         return build_grounding(recipe, answering or _build_answering(recipe, base, host), base)
@@ -199,6 +204,13 @@ def build_objective(choice: ObjectiveChoice) -> WeightedSum:
         pictures = PictureCodes(tuple(choice.pictures))
         terms.append(pictures)
         weights |= {f"pictures.{name}": weight for name, weight in choice.pictures.items()}
+    if choice.answers is not None:
+        terms.append(Answers())
+        weights["answers"] = choice.answers
+    if choice.actions:
+        actions = choice.actions_reading.build()
+        terms.append(actions)
+        weights |= {f"actions.{name}": weight for name, weight in choice.actions.items()}
     if choice.diversity is not None:
         terms.append(Diversity(choice.diversity_reading.reading))
         weights["diversity"] = choice.diversity
@@ -242,7 +254,7 @@ def stage_parts(recipe: Recipe, stage: Stage, names: Collection[str]) -> tuple[s
     """
     if stage.train is not None:
         return stage.train
-    if recipe.family in ("cell_classifier", "segmenter", "tokenizer"):
+    if recipe.family in ("cell_classifier", "segmenter", "tokenizer", "long_video"):
         return tuple(sorted(names))
     if recipe.family == "grounding" and (stage.mode or recipe.training_mode) is None:
         return tuple(sorted(grounding_parts(names)))
@@ -254,7 +266,9 @@ def stage_parts(recipe: Recipe, stage: Stage, names: Collection[str]) -> tuple[s
 
 def model_preparer(model: Family) -> ImagePreparer | None:
     """Return the image preparer of a model's host; None where there is no host."""
-    return None if isinstance(model, Segmenter | Tokenizer) else model.collator.preparer
+    if isinstance(model, Segmenter | Tokenizer | LongVideo):
+        return None
+    return model.collator.preparer
 
 
 def _stage_settings(

@@ -8,6 +8,7 @@ from chiasm.core.config import Config
 from chiasm.data.fitting import OverLong
 from chiasm.data.formats.grounding import GroundingOptions
 from chiasm.data.pair_controls import PairControl
+from chiasm.data.world.motion_worlds import MOTION_WORLDS, Task
 from chiasm.data.world.worlds import WORLDS
 from chiasm.recipes.validation import Measure
 
@@ -30,7 +31,9 @@ class Source(Config):
     seed: int = 0
     """Seed of a world."""
     questions: int = Field(default=1, ge=0)
-    """Questions an image of a world; 0 gives the picture and its dense labels alone."""
+    """Questions an image or video of a world; 0 gives a picture and its dense labels alone."""
+    task: Task | None = None
+    """Of a moving world, what is asked: `questions` (by default), `captions` or `actions`."""
     shrink: int = Field(default=1, ge=1)
     """By how much a world's pictures, with masks and boxes, are made smaller after they are drawn,
     so that one run can learn from pictures of several sizes."""
@@ -50,8 +53,9 @@ class Source(Config):
     @field_validator("world")
     @classmethod
     def _known(cls, world: str | None) -> str | None:
-        if world is not None and world not in WORLDS:
-            raise ValueError(f"unknown world; known: {', '.join(WORLDS)}")
+        known = (*WORLDS, *MOTION_WORLDS)
+        if world is not None and world not in known:
+            raise ValueError(f"unknown world; known: {', '.join(known)}")
         return world
 
     @model_validator(mode="after")
@@ -60,6 +64,16 @@ class Source(Config):
             raise ValueError("give exactly one of `path` and `world`")
         if self.world is not None and self.count is None:
             raise ValueError("a world has no end: give `count`")
+        moving = self.world in MOTION_WORLDS
+        still = ("shrink", "phrases", "supervise", "pair", "dense")
+        wrong = [name for name in still if moving and name in self.model_fields_set]
+        if self.task is not None and not moving:
+            wrong.append("task")
+        if wrong or (moving and not self.questions):
+            raise ValueError(
+                f"{', '.join(wrong) or 'questions: 0'}: of no use to {self.world or self.path!r}, "
+                f"which is {'a moving world' if moving else 'no moving world'}; leave it out"
+            )
         return self
 
 

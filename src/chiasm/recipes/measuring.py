@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -10,6 +11,7 @@ from chiasm.core.errors import ChiasmError
 from chiasm.core.protocols import PreparedImages
 from chiasm.core.samples import Sample
 from chiasm.data.collate import Collator
+from chiasm.models.long_video import LongVideo
 from chiasm.recipes.activations import SavedBytes, line_through
 from chiasm.recipes.build import build_model, build_objective, stage_parts
 from chiasm.recipes.outline import Outline
@@ -17,6 +19,7 @@ from chiasm.recipes.plan import Certainty, Tokens, list_parts
 from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import build_mixture
 from chiasm.recipes.training_choice import Stage
+from chiasm.recipes.video_models import build_video
 from chiasm.training.freezing import freeze_all_but, match_parts
 
 LOOKED_AT = 16
@@ -65,6 +68,8 @@ def count_tokens(recipe: Recipe, outline: Outline, base: Path) -> Tokens:
         for stage in recipe.training.stages
         for sample in _first_samples(recipe, stage, outline, base)
     ]
+    if recipe.family == "long_video":
+        return count_video(build_video(recipe.video_parts, recipe.objective), samples)
     phrases = max(1, *(len(sample.phrases) for sample in samples))
     if outline.preparer is None:
         told = f"the most masks of the first {LOOKED_AT} samples of each stage"
@@ -111,7 +116,7 @@ def measure_activations(recipe: Recipe, outline: Outline, base: Path) -> dict[st
         return None
     model = build_model(recipe, base)
     objective = build_objective(recipe.objective)
-    points_at = recipe.family in ("grounding", "segmenter", "tokenizer")
+    points_at = recipe.family in ("grounding", "segmenter", "tokenizer", "long_video")
     found = {}
     for stage in training.stages:
         samples = _first_samples(recipe, stage, outline, base)
@@ -136,6 +141,19 @@ def _picture_tokens(outline: Outline, phrases: int, source: str, certainty: Cert
     """Return the tokens of a segmenter's or tokenizer's picture, whatever size it had."""
     places = outline.places
     return Tokens(0, 0, places, places, source, certainty, phrases)
+
+
+def count_video(model: LongVideo, samples: Sequence[Sample]) -> Tokens:
+    """Return the tokens of the longest of some videos, before anything is merged."""
+    found = [model.collator([sample]) for sample in samples]
+    lengths = [
+        len(times) for batch in found if batch.videos is not None for times in batch.videos.times
+    ]
+    rows, columns = model.collator.cells or (1, 1)
+    cells = max(lengths) * rows * columns
+    told = f"the longest of the first {LOOKED_AT} videos of each stage"
+    words = max(batch.input_ids.shape[1] for batch in found)
+    return Tokens(words, 0, cells, cells, told, "exact")
 
 
 def _first_samples(recipe: Recipe, stage: Stage, outline: Outline, base: Path) -> list[Sample]:

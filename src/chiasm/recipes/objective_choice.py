@@ -5,8 +5,12 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from chiasm.core.config import Config
+from chiasm.objectives.actions import Actions, ActionsConfig
 from chiasm.objectives.codebook import PICTURE_TERMS
 from chiasm.objectives.gate import DiversityConfig
+
+ACTION_TERMS = tuple(term.removeprefix("actions.") for term in Actions.terms)
+"""Terms of the loss of actions."""
 
 MASK_TERMS = tuple(f"{head}.{term}" for head in ("coarse", "refined") for term in ("bce", "dice"))
 """Terms of the loss of masks."""
@@ -28,6 +32,13 @@ class ObjectiveChoice(Config):
     pictures: dict[str, float] = Field(default_factory=dict)
     """Weights of `absolute`, `squared` and `edges`, of what a tokenizer draws again, and of
     `codebook` and `commitment`, of its codes."""
+    answers: float | None = Field(default=None, ge=0)
+    """Weight of the loss of answers out of a closed set, about videos."""
+    actions: dict[str, float] = Field(default_factory=dict)
+    """Weights of `classes`, `overlap` and `centres` of the head of actions; one that is left out
+    weighs 1 once there is another."""
+    actions_reading: ActionsConfig = ActionsConfig()
+    """How these losses are computed."""
     diversity: float | None = Field(default=None, ge=0)
     """Weight of the gate's diversity (`diversity_loss_weight` of a `config.json`)."""
     diversity_reading: DiversityConfig = DiversityConfig()
@@ -43,11 +54,16 @@ class ObjectiveChoice(Config):
             raise ValueError(
                 f"unknown terms of `pictures`: {strange}; known: {', '.join(PICTURE_TERMS)}"
             )
-        given = (self.tokens, self.codes, self.diversity, self.mask_quality)
-        named = (self.cells, self.masks, self.pictures)
+        foreign = sorted(set(self.actions) - set(ACTION_TERMS))
+        if foreign:
+            raise ValueError(
+                f"unknown terms of `actions`: {foreign}; known: {', '.join(ACTION_TERMS)}"
+            )
+        given = (self.tokens, self.codes, self.diversity, self.mask_quality, self.answers)
+        named = (self.cells, self.masks, self.pictures, self.actions)
         if not any(named) and all(weight is None for weight in given):
             raise ValueError(
                 "no term: give at least one of `tokens`, `codes`, `cells`, `masks`, "
-                "`pictures` and `diversity`"
+                "`pictures`, `answers`, `actions` and `diversity`"
             )
         return self

@@ -36,6 +36,7 @@ from chiasm.recipes.pair_models import codes_of, outline_levels
 from chiasm.recipes.places import RECIPE_FILE, encoder_folder, host_folder
 from chiasm.recipes.schema import GroundingChoice, Recipe
 from chiasm.recipes.tokenizers import outline_tokenizer
+from chiasm.recipes.video_models import build_video
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ def outline_recipe(recipe: Recipe, base: Path) -> Outline:
         codebook, values = outline_tokenizer(recipe.tokenizer, base)
         places = codebook.grid[0] * codebook.grid[1]
         return Outline(codebook.parts, {}, {}, 0, None, None, (), places, values)
+    if recipe.family == "long_video":
+        with torch.device("meta"):
+            video = build_video(recipe.video_parts, recipe.objective)
+        cells = recipe.video_parts.cells
+        return Outline(video.parts, {}, {}, 0, None, None, (), cells[0] * cells[1])
     if recipe.family == "grounding" and (eyes := _run_with_eyes(recipe, base)) is not None:
         host = _host(eyes, base, [])
         return _with_masks(recipe, host, outline_recipe(eyes, base), base)

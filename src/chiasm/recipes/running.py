@@ -14,6 +14,7 @@ from chiasm.models.cell_classifier import CellClassifier
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.dual_encoder_modes import TRAINING_MODES, parts_to_train
 from chiasm.models.grounding import Grounding
+from chiasm.models.long_video import LongVideo
 from chiasm.models.occlusion import Occlusion
 from chiasm.models.segmenter import Segmenter
 from chiasm.models.tokenizer import Tokenizer
@@ -38,6 +39,7 @@ from chiasm.recipes.segmenters import segment_quality
 from chiasm.recipes.sources import list_samples
 from chiasm.recipes.tokenizers import picture_quality
 from chiasm.recipes.validation import measure_model
+from chiasm.recipes.video_models import video_quality
 from chiasm.training.durable import read_tensors
 from chiasm.training.freezing import PartRow, match_parts, part_rate, parts_table
 from chiasm.training.loop import Trainer
@@ -148,6 +150,8 @@ def _evaluator(recipe: Recipe, model: Family, samples: list[Sample]) -> Evaluate
         return functools.partial(segment_quality, model, samples)
     if isinstance(model, Tokenizer):
         return functools.partial(picture_quality, model, samples)
+    if isinstance(model, LongVideo):
+        return functools.partial(video_quality, model, samples)
     if isinstance(model, Grounding):
         size = recipe.training.batch_size
         return functools.partial(numbers_of_masks, ModelGrounder(model), samples, size)

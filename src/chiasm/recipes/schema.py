@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SkipValidation, field_validator, model_validator
 
-from chiasm.core.config import Config, lookup
+from chiasm.core.config import Config
 from chiasm.core.errors import ConfigError
 from chiasm.data.world.worlds import POINTING_REQUEST
 from chiasm.encoders import ENCODERS, EncoderConfig
@@ -17,11 +17,13 @@ from chiasm.models.segmenter import SegmenterConfig
 from chiasm.models.tokenizer import TokenizerConfig
 from chiasm.recipes.data_choice import DataChoice
 from chiasm.recipes.host_choice import HostChoice
+from chiasm.recipes.kinds import kind_of, read_kind
 from chiasm.recipes.objective_choice import ObjectiveChoice
 from chiasm.recipes.occlusion_choice import OcclusionChoice
 from chiasm.recipes.tokenizers import PICTURES_NUMBER
 from chiasm.recipes.training_choice import TrainingChoice
 from chiasm.recipes.validation import MASKS_NUMBER, first_number
+from chiasm.recipes.video_choice import VideoChoice
 
 
 class GroundingChoice(Config):
@@ -39,7 +41,7 @@ class GroundingChoice(Config):
     """What the user asks, where phrases are pointed at outside a conversation."""
 
 
-WITHOUT_HOST = ("segmenter", "tokenizer")
+WITHOUT_HOST = ("segmenter", "tokenizer", "long_video")
 """Families that extend no host."""
 
 
@@ -47,7 +49,13 @@ class Recipe(Config):
     """A whole run."""
 
     family: Literal[
-        "dual_encoder", "cell_classifier", "grounding", "segmenter", "tokenizer", "occlusion"
+        "dual_encoder",
+        "cell_classifier",
+        "grounding",
+        "segmenter",
+        "tokenizer",
+        "occlusion",
+        "long_video",
     ]
     """What is built."""
     description: str = ""
@@ -55,7 +63,7 @@ class Recipe(Config):
     host: HostChoice | None = None
     """The model that is extended (for `cell_classifier`: whose grid and prompts are used). For
     `grounding`, `host.path` may also be a run of the family `dual_encoder`, further eyes included.
-    A `segmenter` and a `tokenizer` have none."""
+    A `segmenter`, a `tokenizer` and `long_video` have none."""
     encoders: dict[str, SkipValidation[EncoderConfig]] = Field(default_factory=dict)
     """Extra encoders by name, each with its `kind`."""
     fusion: SkipValidation[FusionConfig] | None = None
@@ -71,6 +79,8 @@ class Recipe(Config):
     """The model and its prompts; needed exactly for the family `segmenter`."""
     tokenizer: TokenizerConfig | None = None
     """The codebook and how it is kept in use; needed exactly for the family `tokenizer`."""
+    video: VideoChoice | None = None
+    """The parts of the family `long_video`, which has defaults for all of them."""
     control: Literal["none", "null_eye"] = "none"
     """`null_eye` gives each image the extra encoders' view of another image: the same parameters
     and the same compute without the information, as a control."""
@@ -94,12 +104,12 @@ class Recipe(Config):
     def _read_encoders(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {name: _with_kind(entry, ENCODERS, "encoder") for name, entry in value.items()}
+        return {name: read_kind(entry, ENCODERS, "encoder") for name, entry in value.items()}
 
     @field_validator("fusion", mode="before")
     @classmethod
     def _read_fusion(cls, value: Any) -> Any:
-        return None if value is None else _with_kind(value, FUSIONS, "fusion")
+        return None if value is None else read_kind(value, FUSIONS, "fusion")
 
     @field_validator("training_mode")
     @classmethod
@@ -131,7 +141,9 @@ class Recipe(Config):
             raise ValueError(f"family {self.family} has no use for `grounding`")
         if self.family != "occlusion" and self.occlusion is not None:
             raise ValueError(f"family {self.family} has no use for `occlusion`")
-        if self.family in ("segmenter", "occlusion") and self.encoders:
+        if self.family != "long_video" and self.video is not None:
+            raise ValueError(f"family {self.family} has no use for `video`")
+        if self.family in ("segmenter", "occlusion", "long_video") and self.encoders:
             raise ValueError(f"family {self.family}: it has no extra encoders")
         if self.family in ("dual_encoder", "grounding") and bool(self.encoders) != (
             self.fusion is not None
@@ -157,6 +169,11 @@ class Recipe(Config):
         return self.host
 
     @property
+    def video_parts(self) -> VideoChoice:
+        """The parts of a model of long videos, those of the defaults where none are given."""
+        return self.video or VideoChoice()
+
+    @property
     def metric(self) -> str | None:
         """The number that picks the best checkpoint; None without validation samples."""
         if not self.data.validation:
@@ -166,6 +183,7 @@ class Recipe(Config):
             "segmenter": "iou",
             "tokenizer": PICTURES_NUMBER,
             "grounding": MASKS_NUMBER,
+            "long_video": self.video_parts.first_number,
         }
         return self.training.metric or own.get(self.family) or first_number(self.data.measure)
 
@@ -179,35 +197,11 @@ class Recipe(Config):
         plain["family"] = self.family
         if self.encoders:
             plain["encoders"] = {
-                name: {"kind": _kind_of(encoder, ENCODERS)}
+                name: {"kind": kind_of(encoder, ENCODERS)}
                 | encoder.model_dump(**options, exclude_defaults=True)
                 for name, encoder in self.encoders.items()
             }
         if self.fusion is not None:
             values = self.fusion.model_dump(**options)
-            plain["fusion"] = {"kind": _kind_of(self.fusion, FUSIONS), **values}
+            plain["fusion"] = {"kind": kind_of(self.fusion, FUSIONS), **values}
         return {name: plain[name] for name in type(self).model_fields if name in plain}
-
-
-def _with_kind(entry: Any, table: Any, what: str) -> Any:
-    """Read `{kind: name, ...}` into the configuration that the table has under that name.
-
-    Pydantic's own check of the field's type is skipped: the table decides, so that one entry in it
-    is enough for a kind of one's own.
-    """
-    if isinstance(entry, tuple(table.values())):
-        return entry
-    if not isinstance(entry, dict):
-        raise ValueError(
-            f"{entry!r} is no {what}; write {{kind: ...}} with one of: {', '.join(table)}"
-        )
-    if "kind" not in entry:
-        raise ValueError(f"{what} without `kind`; known kinds: {', '.join(table)}")
-    values = {key: value for key, value in entry.items() if key != "kind"}
-    if entry["kind"] not in table:
-        raise ValueError(f"unknown {what} kind {entry['kind']!r}; known: {', '.join(table)}")
-    return lookup(table, entry["kind"], what).model_validate(values)
-
-
-def _kind_of(config: Any, table: Any) -> str:
-    return next(name for name, kind in table.items() if kind is type(config))

@@ -22,6 +22,7 @@ from chiasm.data.masks import ArrayMask
 from chiasm.data.media import load_image
 from chiasm.data.mixture import Mixture
 from chiasm.data.pair_controls import ControlledPairs
+from chiasm.data.world.motion_worlds import MOTION_WORLDS, MotionDataset
 from chiasm.data.world.worlds import WORLDS, WorldDataset
 from chiasm.recipes.data_choice import Source
 
@@ -203,8 +204,21 @@ def list_samples(
     return [dataset[index] for dataset in opened for index in range(len(dataset))]
 
 
+def _build_motion(source: Source) -> Dataset:
+    return MotionDataset(
+        world=source.world or "",
+        split=source.split or "train",
+        seed=source.seed,
+        count=source.count or 1,
+        task=source.task or "questions",
+        questions_per_video=source.questions,
+    )
+
+
 def _build_world(source: Source, preparer: ImagePreparer | None) -> Dataset:
     name = source.world or ""
+    if name in MOTION_WORLDS:
+        return _build_motion(source)
     if source.shrink > 1 and WORLDS[name].occlusion is not None:
         raise ConfigError(
             f"shrink={source.shrink} in the world {name!r}: pairs are drawn in the size they are "

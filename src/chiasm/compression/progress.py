@@ -1,0 +1,31 @@
+"""How far a curriculum of compression is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Progress(nn.Module):
+    """How much of a curriculum is over; kept in checkpoints, so that a run goes on where it was.
+
+    Args:
+        batches: Training batches of the curriculum; None for none.
+    """
+
+    def __init__(self, batches: int | None) -> None:
+        super().__init__()
+        self.batches = batches
+        self.seen: Tensor
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    def move(self, training: bool) -> None:
+        """Count a batch of training."""
+        if training and self.batches is not None:
+            self.seen += 1
+
+    def part(self, training: bool) -> float:
+        """Return the part that is over, in [0, 1]; 1 outside of training."""
+        if not training or self.batches is None:
+            return 1.0
+        return min(1.0, (int(self.seen) - 1) / self.batches)

@@ -1,0 +1,170 @@
+"""Long video: states of a video that was encoded, compressed and read, and heads that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from chiasm.core.batch import Batch, VideoBatch
+from chiasm.core.errors import InputError
+from chiasm.core.outputs import Outputs
+from chiasm.core.tokens import VisualTokens
+from chiasm.data.video_collate import VideoCollator
+from chiasm.heads.action_decoding import ActionDecoder
+from chiasm.heads.actions import ActionHead
+from chiasm.heads.answers import AnswerHead
+from chiasm.heads.cells import CellHead
+from chiasm.layers.frame_pool import FramePool
+from chiasm.models.probes import probing
+from chiasm.models.video_probes import build_probes_for
+from chiasm.models.video_reading import VideoReading
+from chiasm.models.video_states import frame_states, original_states, padded_times
+
+ANSWERS = "answers"
+NOT_SAID = ("actions.points", "actions.mask")
+"""Outputs that no weight has a part in."""
+
+
+@dataclass(frozen=True)
+class VideoHeads:
+    """What reads the states; None where that is not asked for.
+
+    Attributes:
+        cells: Says of each cell of each frame what it shows: dense supervision.
+        answers: Answers questions out of a closed set.
+        actions: Says at each moment what happens, from when to when.
+        frames: Makes one state a frame for `actions`; there exactly when `actions` is.
+    """
+
+    cells: CellHead | None = None
+    answers: AnswerHead | None = None
+    actions: ActionHead | None = None
+    frames: FramePool | None = None
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The heads that are there, by name."""
+        named = {
+            "cell_head": self.cells,
+            "answer_head": self.answers,
+            "action_head": self.actions,
+            "frame_pool": self.frames,
+        }
+        return {name: part for name, part in named.items() if part is not None}
+
+
+class LongVideo(nn.Module):
+    """Watches videos.
+
+    1. encode: the tower reads frames, or features are projected
+    2. compress: tokens of a clip that are alike become one, before most of the tower's work
+    3. read: tokens see each other
+    4. predict: each head reads the states
+
+    Args:
+        reading: Steps 1 to 3.
+        heads: Step 4.
+        collator: Turns samples into batches.
+        decoder: Chooses segments of what the head of actions says; there exactly when that is.
+        answers: The closed set of answers.
+        domains: Names of domains.
+    """
+
+    senses: frozenset[str] = frozenset({"video"})
+
+    def __init__(
+        self,
+        *,
+        reading: VideoReading,
+        heads: VideoHeads,
+        collator: VideoCollator,
+        decoder: ActionDecoder | None = None,
+        answers: Sequence[str] = (),
+        domains: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.reading = reading
+        self.cell_head, self.answer_head = heads.cells, heads.answers
+        self.action_head, self.frame_pool = heads.actions, heads.frames
+        self._heads = heads
+        self.collator = collator
+        self.answers = tuple(answers)
+        self.decoder = decoder
+        self.domains = tuple(domains)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """`frame_encoder`, `reader` and the heads that are there."""
+        tower = {"tower": self.reading.encoder, "progress": self.reading.progress}
+        own = {"frame_encoder": nn.ModuleDict(tower), "reader": self.reading.reader}
+        return {**own, **self._heads.parts}
+
+    @property
+    def new_parts(self) -> frozenset[str]:
+        """All parts: nothing comes from a checkpoint."""
+        return frozenset(self.parts)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What the model was built on: nothing."""
+        return {"frame_encoder": {"name": "random", "weights": "random"}}
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Watch the videos of a batch of `VideoCollator`.
+
+        Returns:
+            In `named`, as heads are there: `cells.<attribute>` float (all frames, rows, columns,
+            classes); `answers` float (Q, answers); `actions.*`, see `ActionHead.predict`.
+
+        Raises:
+            InputError: The batch has no videos.
+        """
+        if batch.videos is None:
+            raise InputError("the batch has no videos; collate with VideoCollator")
+        states = self.reading.read(batch.videos)
+        return Outputs(named=self.predict(states, batch, batch.videos))
+
+    def predict(self, states: VisualTokens, batch: Batch, videos: VideoBatch) -> dict[str, Tensor]:
+        """Return what all heads say of states; see `forward`."""
+        named: dict[str, Tensor] = {}
+        if self.cell_head is not None:
+            named |= self.cell_head.score(original_states(states))
+        if self.answer_head is not None:
+            named[ANSWERS] = self.answer(self.reading.remember(states), batch, videos)
+        if self.action_head is not None and self.frame_pool is not None:
+            by_frame = frame_states(states, padded_times(videos.times))
+            pooled = self.frame_pool(by_frame.features)
+            named |= self.action_head.predict(pooled, by_frame.mask, by_frame.times)
+        return named
+
+    def answer(self, memory: VisualTokens, batch: Batch, videos: VideoBatch) -> Tensor:
+        """Return the scores of answers from what is remembered, float (Q, answers).
+
+        Raises:
+            InputError: The model has no head of answers.
+        """
+        if self.answer_head is None:
+            raise InputError("this model answers no questions; train one with a head of answers")
+        scores: Tensor = self.answer_head(
+            batch.input_ids,
+            batch.attention_mask.bool(),
+            videos.asked,
+            memory.features,
+            memory.mask,
+            memory.sizes,
+        )
+        return scores
+
+    def probe(self) -> Mapping[str, Tensor]:
+        """Return what the heads say of two fixed videos, by `<video>.<output>`, float32."""
+        found: dict[str, Tensor] = {}
+        device = next(self.parameters()).device
+        with probing(self):
+            for sample in build_probes_for(self.reading.encoder, self.collator.size):
+                named = self(self.collator([sample]).to(device)).named
+                said = {name: one for name, one in named.items() if name not in NOT_SAID}
+                found |= {f"{sample.identifier}.{n}": one.float() for n, one in said.items()}
+        return found

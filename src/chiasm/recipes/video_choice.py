@@ -1,0 +1,124 @@
+"""The part of a recipe that says what a model of long videos is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    SkipValidation,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from chiasm.compression import COMPRESSIONS, CompressionConfig
+from chiasm.core.config import Config
+from chiasm.data.video_sampling import AllSampling, Sampling
+from chiasm.data.world.domains import DOMAINS
+from chiasm.data.world.motion import ACTIONS
+from chiasm.data.world.motion_questions import MOTION_ANSWERS
+from chiasm.data.world.motion_words import MOTION_WORDS
+from chiasm.encoders.frames import FrameEncoderConfig
+from chiasm.encoders.video_features import VideoFeaturesConfig
+from chiasm.heads.action_decoding import ActionDecoderConfig
+from chiasm.heads.actions import ActionHeadConfig
+from chiasm.heads.answers import AnswerHeadConfig
+from chiasm.layers.reader import ReaderConfig
+from chiasm.recipes.kinds import kind_of, read_kind
+
+
+class VideoChoice(Config):
+    """The parts of the family `long_video`. Lists of words are those of the moving worlds."""
+
+    frames: FrameEncoderConfig | None = None
+    """The tower that reads frames; by default a small one, unless there are `features`."""
+    features: VideoFeaturesConfig | None = None
+    """In place of frames: the projection of features that are given."""
+    compression: SkipValidation[CompressionConfig] | None = None
+    """What merges tokens, with its `kind`; null merges nothing."""
+    curriculum: int | None = Field(default=None, ge=1)
+    """Batches of training over which the schedule of `compression` runs; null keeps its end."""
+    reader: ReaderConfig = ReaderConfig()
+    """The layers between tokens and heads."""
+    clip: int = Field(default=16, ge=1)
+    """Sampled frames that are merged with each other, and read at a time in a stream."""
+    at_once: int = Field(default=8, ge=1)
+    """Clips that are encoded at a time outside of training."""
+    memory: int | None = Field(default=None, ge=1)
+    """Most states that questions look at: a video is brought down to so many after reading."""
+    sampling: Sampling = Field(default=AllSampling(), discriminator="kind")
+    """Which frames are looked at."""
+    size: tuple[int, int] = (64, 64)
+    """(height, width) that frames are scaled to."""
+    feature_rate: float = Field(default=1.0, gt=0)
+    """Features a second of files of features."""
+    answer_head: AnswerHeadConfig | None = AnswerHeadConfig()
+    """Answers out of a closed set; null leaves the head out."""
+    action_head: ActionHeadConfig | None = None
+    """Actions with start and end; null leaves the head out."""
+    decoder: ActionDecoderConfig = ActionDecoderConfig()
+    """How segments are chosen of what the action head says."""
+    words: tuple[str, ...] = MOTION_WORDS
+    """Words of questions that are told apart."""
+    answers: tuple[str, ...] = MOTION_ANSWERS
+    """The closed set of answers."""
+    actions: tuple[str, ...] = tuple(ACTIONS)
+    """What can happen."""
+    domains: tuple[str, ...] = tuple(DOMAINS)
+    """Names of domains."""
+
+    @field_validator("compression", mode="before")
+    @classmethod
+    def _read_compression(cls, value: Any) -> Any:
+        return None if value is None else read_kind(value, COMPRESSIONS, "compression")
+
+    @field_serializer("compression", mode="wrap")
+    def _write_compression(
+        self, value: CompressionConfig | None, write: SerializerFunctionWrapHandler
+    ) -> Any:
+        if value is None:
+            return None
+        plain = value.model_dump(mode="json", exclude_defaults=True)
+        return {"kind": kind_of(value, COMPRESSIONS), **plain}
+
+    @field_serializer("sampling", mode="wrap")
+    def _write_sampling(self, value: Sampling, write: SerializerFunctionWrapHandler) -> Any:
+        # The kind is a default of each, and says which it is all the same.
+        return {"kind": value.kind, **value.model_dump(mode="json", exclude_defaults=True)}
+
+    @model_validator(mode="after")
+    def _fits(self) -> VideoChoice:
+        if self.frames is not None and self.features is not None:
+            raise ValueError("`frames` and `features`: a model reads one of the two")
+        if self.features is not None and self.compression is not None:
+            raise ValueError("`compression` merges cells of frames, and features have none")
+        if self.curriculum is not None and (
+            self.compression is None or self.compression.schedule is None
+        ):
+            raise ValueError("`curriculum` needs a `compression` with a `schedule`")
+        width = (self.features or self.encoder).width
+        for name, part in (("reader", self.reader), ("answer_head", self.answer_head)):
+            if part is not None and width % part.heads:
+                raise ValueError(f"{part.heads} heads of `{name}` do not divide the width {width}")
+        if self.features is None:
+            cell = self.encoder.cell
+            if self.size[0] % cell or self.size[1] % cell:
+                raise ValueError(f"size {self.size} is no whole number of cells of {cell} pixels")
+        return self
+
+    @property
+    def encoder(self) -> FrameEncoderConfig:
+        """The tower that reads frames."""
+        return self.frames or FrameEncoderConfig()
+
+    @property
+    def first_number(self) -> str:
+        """The number that picks the best checkpoint."""
+        return "accuracy" if self.answer_head is not None else "map"
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """(rows, columns) of the cells of a frame."""
+        return self.size[0] // self.encoder.cell, self.size[1] // self.encoder.cell
