@@ -198,7 +198,7 @@ def add_low_rank(module: nn.Module, config: LowRankConfig, names: Sequence[str])
         ConfigError: A name cannot be an adapter's, or a target is no linear layer of the module.
         InputError: The module already carries adapters, or has no linear layer inside.
     """
-    _check_names(names)
+    _refuse_names(names)
     places = linear_layers(module, config.targets)
     settings = {
         name: LoraConfig(
@@ -229,7 +229,7 @@ def load_low_rank(
         ConfigError: A name cannot be an adapter's.
         InputError: The module already carries adapters.
     """
-    _check_names(tuple(places))
+    _refuse_names(tuple(places))
     linear_layers(module)
     settings = {name: read_lora_settings(Path(place)) for name, place in places.items()}
     adapters = _wrap(module, settings, trainable=trainable)
@@ -383,14 +383,18 @@ def _update(layer: Any, name: str, x: Tensor) -> Tensor:
     return update * layer.scaling[name]
 
 
-def _check_names(names: Sequence[str]) -> None:
+def check_adapter_names(names: Sequence[str]) -> list[str]:
+    """Return what is wrong with names of adapters, a line each; they become keys and folders."""
     faults = [
         f"{name!r}; allowed: letters, digits, - and _, and not 'default'"
         for name in names
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in ("default", _BASE)
     ]
     faults += [f"{name!r} twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    if not names:
-        faults.append("none given; give at least one")
+    return faults if names else ["none given; give at least one"]
+
+
+def _refuse_names(names: Sequence[str]) -> None:
+    faults = check_adapter_names(names)
     if faults:
         raise ConfigError("names of adapters", faults)
