@@ -24,6 +24,19 @@ ARCHITECTURE: dict[str, Any] = {
 
 SIDE = 12
 
+ONE_LEVEL: dict[str, Any] = {
+    "in_channels": 27,
+    "out_channels": 27,
+    "base_channels": 64,
+    "channel_multiplier": [1],
+    "num_res_blocks": 1,
+    "latent_channels": 11,
+    "embed_dim": 7,
+    "num_embeddings": 53,
+    "num_patches": 5,
+}
+"""Squares of 3 x 3 pixels are cells, 5 x 5 of them."""
+
 
 def tiny_codebook(seed: int = 0, **values: Any) -> Codebook:
     """Build the codebook in evaluation mode."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from chiasm.core.batch import Batch
@@ -15,6 +16,7 @@ from chiasm.core.errors import InputError
 from chiasm.core.outputs import Outputs
 from chiasm.data.picturing import PICTURES, VIEWS, PictureCollator, View
 from chiasm.encoders.codebook import Codebook, CodebookConfig
+from chiasm.encoders.codebook_start import check_for_components, start_from_components
 from chiasm.encoders.codebook_use import CodeRevival, RevivalConfig
 from chiasm.encoders.fingerprint import fingerprint
 from chiasm.models.probes import build_probe_samples, probing
@@ -27,11 +29,24 @@ class TokenizerConfig(Config):
         codebook: Encoder, codes and decoder.
         revival: When dead codes are replaced; None leaves them dead.
         views: Which pictures of a sample are learned from.
+        start: What the first pictures make of random weights: `spread` lets what the encoder says
+            of them fill the sphere; `components` writes their principal components into encoder
+            and decoder, for architectures of one level. A checkpoint is left as it is.
     """
 
     codebook: CodebookConfig
     revival: RevivalConfig | None = RevivalConfig()
     views: tuple[View, ...] = VIEWS
+    start: Literal["spread", "components"] = "spread"
+
+    @model_validator(mode="after")
+    def _first_step_is_known(self) -> TokenizerConfig:
+        if self.start == "components" and self.revival is None:
+            raise ValueError(
+                "start: components, without `revival`, whose counter of steps tells the first "
+                "pictures; give it"
+            )
+        return self
 
     def build(self, codebook: Codebook | None = None) -> Tokenizer:
         """Load or initialise the tokenizer.
@@ -41,13 +56,17 @@ class TokenizerConfig(Config):
 
         Raises:
             CheckpointError: The checkpoint of `codebook` cannot be read or does not fit.
-            ConfigError: The architecture of `codebook` is wrong.
+            ConfigError: The architecture of `codebook` is wrong, or has not the form that `start`
+                needs.
         """
         codebook = codebook or self.codebook.build()
+        if self.start == "components" and self.codebook.path is None:
+            check_for_components(codebook)
         return Tokenizer(
             codebook=codebook,
             revival=None if self.revival is None else self.revival.build(size=codebook.size),
             collator=PictureCollator(codebook.transform, self.views),
+            start=_STARTS[self.start],
             pretrained=self.codebook.path,
         )
 
@@ -64,6 +83,7 @@ class Tokenizer(nn.Module):
         codebook: Encoder, codes and decoder.
         revival: Replaces dead codes; None leaves them dead.
         collator: Turns samples into batches.
+        start: Changes random weights by the first pictures, float (P, 3, side, side) in [-1, 1].
         pretrained: Where the codebook came from; None for random weights.
     """
 
@@ -75,13 +95,14 @@ class Tokenizer(nn.Module):
         codebook: Codebook,
         revival: CodeRevival | None,
         collator: PictureCollator,
+        start: Callable[[Codebook, Tensor], None] = Codebook.spread,
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
         self.codebook = codebook
         self.revival = revival
         self.collator = collator
-        self._spreads = pretrained is None
+        self._start = start if pretrained is None else None
         # Taken now: training moves the weights, and identity tells what was built on.
         self._base = (pretrained, fingerprint(codebook)) if pretrained else ("random", "random")
 
@@ -126,8 +147,8 @@ class Tokenizer(nn.Module):
                 "Collate with PictureCollator"
             )
         revival = self.revival if self.codebook.model.quantize.training else None
-        if self._spreads and revival is not None and revival.fresh:
-            self.codebook.spread(batch.targets[PICTURES])
+        if self._start is not None and revival is not None and revival.fresh:
+            self._start(self.codebook, batch.targets[PICTURES])
         latents = self.codebook.look(batch.targets[PICTURES])
         waiting = revival is not None and revival.waiting
         if revival is not None:
@@ -169,3 +190,10 @@ class Tokenizer(nn.Module):
     def save(self, directory: Path) -> None:
         """Write a checkpoint that `CodebookConfig.path` and transformers can read."""
         self.codebook.save(directory)
+
+
+_STARTS: dict[str, Callable[[Codebook, Tensor], None]] = {
+    "spread": Codebook.spread,
+    "components": start_from_components,
+}
+"""Name to what the first pictures do to random weights."""

@@ -10,10 +10,13 @@ import torch
 from rich.console import Console
 
 from chiasm.core.batch import Batch
-from chiasm.core.errors import InputError
+from chiasm.core.errors import ConfigError, InputError
 from chiasm.core.protocols import Model
 from chiasm.data.world.worlds import WorldDataset
 from chiasm.encoders.codebook import CodebookConfig
+from chiasm.encoders.codebook_start import start_from_components
+from chiasm.encoders.codebook_use import RevivalConfig
+from chiasm.encoders.fingerprint import fingerprint
 from chiasm.models.tokenizer import Tokenizer, TokenizerConfig
 from chiasm.objectives.codebook import PictureCodes
 from chiasm.objectives.weighted import WeightedSum
@@ -21,14 +24,19 @@ from chiasm.recipes.tokenizers import outline_tokenizer, picture_quality
 from chiasm.training.audit import fingerprints
 from chiasm.training.loop import Trainer
 from chiasm.training.settings import StageSettings, TrainingSettings
-from tests.tiny_codebooks import ARCHITECTURE, SIDE, tiny_codebook
+from tests.tiny_codebooks import ARCHITECTURE, ONE_LEVEL, SIDE, tiny_codebook
 
 TERMS = ("absolute", "codebook", "commitment")
 
 
-def tokenizer(revival: Any = "default", seed: int = 0) -> Tokenizer:
+def tokenizer(
+    revival: Any = "default",
+    seed: int = 0,
+    start: str = "spread",
+    architecture: dict[str, Any] = ARCHITECTURE,
+) -> Tokenizer:
     torch.manual_seed(seed)
-    values: dict[str, Any] = {"codebook": {"architecture": ARCHITECTURE}}
+    values: dict[str, Any] = {"codebook": {"architecture": architecture}, "start": start}
     values["revival"] = {"every": 2} if revival == "default" else revival
     return TokenizerConfig.model_validate(values).build().eval()
 
@@ -120,6 +128,41 @@ def test_revival_brings_codes_into_use_and_is_reported() -> None:
         assert found["revived"] == model.revived == (0 if revival is None else 53)
         assert torch.equal(before, model.codebook.weight) == (revival is None)
     assert use["revived"] > 0.6 > use["dead"]
+
+
+def test_the_first_pictures_start_it_from_components_once() -> None:
+    model = tokenizer(start="components", architecture=ONE_LEVEL).train()
+    batch = model.collator(samples(5))
+    evaluated = tokenizer(start="components", architecture=ONE_LEVEL)
+    evaluated(batch)
+    expected = tokenizer(architecture=ONE_LEVEL)
+    assert fingerprints(evaluated) == fingerprints(expected)
+    start_from_components(expected.codebook, batch.targets["pictures"])
+    named = model(batch).named
+    assert torch.equal(named["codes.latents"], expected.codebook.look(batch.targets["pictures"]))
+    conv = model.codebook.model.encoder.conv_in.weight
+    before = conv.detach().clone()
+    model(model.collator(samples(9)[5:]))
+    assert torch.equal(conv, before)
+
+
+def test_components_need_an_architecture_of_one_level_unless_it_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"starts from components.*\n.*channel_multiplier: \[1, 2\]"
+    ):
+        tokenizer(start="components")
+    with pytest.raises(ValueError, match=r"components, without `revival`.*give it"):
+        tokenizer(None, start="components", architecture=ONE_LEVEL)
+    tokenizer().save(tmp_path)
+    loaded = TokenizerConfig(
+        codebook=CodebookConfig(path=str(tmp_path)),
+        start="components",
+        revival=RevivalConfig(begin=1),
+    )
+    model = loaded.build().train()
+    before = fingerprint(model.codebook)
+    model(model.collator(samples(2)))
+    assert fingerprint(model.codebook) == before
 
 
 def test_a_frozen_codebook_is_left_alone() -> None:
