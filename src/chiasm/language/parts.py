@@ -12,21 +12,23 @@ from chiasm.core.errors import InputError
 def leave_out(module: nn.Module, unwanted: Collection[nn.Module]) -> nn.Module:
     """Return what remains of a module when some of its submodules are left out.
 
-    The result shares the submodules; names inside it are the original ones, so the keys of its
-    state are those of `module` without the unwanted.
+    The result shares the submodules, and the parameters that modules above unwanted ones hold
+    themselves; names inside it are the original ones, so the keys of its state are those of
+    `module` without the unwanted.
 
     Args:
         module: The module to cut. It is not changed.
         unwanted: Submodules to leave out, at any depth.
-
-    Raises:
-        InputError: A module above an unwanted one holds parameters itself, which no part could
-            own.
     """
     unwanted_ids = {id(entry) for entry in unwanted}
     if not any(id(entry) in unwanted_ids for entry in module.modules()):
         return module
-    return _mirror(module, unwanted_ids)
+    opened = {
+        id(entry)
+        for entry in module.modules()
+        if any(id(below) in unwanted_ids for below in entry.modules())
+    }
+    return _mirror(module, opened, unwanted_ids, whole=True)
 
 
 def keep_only(module: nn.Module, wanted: Collection[nn.Module]) -> nn.Module:
@@ -44,25 +46,28 @@ def keep_only(module: nn.Module, wanted: Collection[nn.Module]) -> nn.Module:
         for child in entry.children()
         if id(child) not in wanted_ids and id(child) not in above_ids
     }
-    return _mirror(module, others)
+    return _mirror(module, above_ids, others, whole=False)
 
 
-def _mirror(module: nn.Module, unwanted_ids: set[int]) -> nn.ModuleDict:
-    own = [name for name, _ in module.named_parameters(recurse=False)]
-    if own:
-        raise InputError(
-            f"{type(module).__name__} holds the parameters {', '.join(own)} itself and cannot be "
-            "cut into parts; leave out a whole module instead"
-        )
+def _mirror(
+    module: nn.Module, opened: set[int], unwanted: set[int], *, whole: bool
+) -> nn.ModuleDict:
+    """Copy the tree of opened modules without the unwanted; with their parameters where `whole`."""
     kept: dict[str, nn.Module] = {}
     for name, child in module.named_children():
-        if id(child) in unwanted_ids:
+        if id(child) in unwanted:
             continue
-        cut = any(id(entry) in unwanted_ids for entry in child.modules())
-        part = _mirror(child, unwanted_ids) if cut else child
-        if not cut or len(part):  # type: ignore[arg-type]
-            kept[name] = part
-    return nn.ModuleDict(kept)
+        part = child
+        if id(child) in opened:
+            part = _mirror(child, opened, unwanted, whole=whole)
+            if not len(part) and next(part.parameters(), None) is None:
+                continue
+        kept[name] = part
+    mirror = nn.ModuleDict(kept)
+    if whole:
+        for name, parameter in module.named_parameters(recurse=False):
+            mirror.register_parameter(name, parameter)
+    return mirror
 
 
 def check_cover(model: nn.Module, parts: Mapping[str, nn.Module]) -> None:

@@ -8,16 +8,16 @@ states = domains.refine(states, routing)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from chiasm.core.config import Config
 from chiasm.core.errors import InputError
 from chiasm.layers.experts import Experts, ExpertsConfig
-from chiasm.layers.low_rank import LowRankAdapters, LowRankConfig, check_adapter_names
+from chiasm.layers.low_rank import LowRankAdapters, LowRankConfig
 from chiasm.layers.routing import Router, RouterConfig, Routing
 
 DOMAIN_NAMES = ("sports", "tutorials", "news", "general")
@@ -25,54 +25,48 @@ DOMAIN_NAMES = ("sports", "tutorials", "news", "general")
 
 
 class DomainsConfig(Config):
-    """Domains.
+    """What differs by domain.
 
     Attributes:
-        names: The domains.
         adapters: The form of one adapter a domain; null for none.
         experts: The form of one expert a domain; null for none.
         router: What finds the domains of a row; null where each row says its own.
     """
 
-    names: tuple[str, ...] = Field(default=DOMAIN_NAMES, min_length=1)
     adapters: LowRankConfig | None = LowRankConfig()
     experts: ExpertsConfig | None = None
     router: RouterConfig | None = RouterConfig()
 
-    @field_validator("names")
-    @classmethod
-    def _named(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        faults = check_adapter_names(names)
-        if faults:
-            raise ValueError("; ".join(faults))
-        return names
-
     @model_validator(mode="after")
-    def _fits(self) -> DomainsConfig:
+    def _differs(self) -> DomainsConfig:
         if self.adapters is None and self.experts is None:
             raise ValueError("domains without adapters or experts differ in nothing; give either")
-        if self.router is not None and (self.router.top or 1) > len(self.names):
-            raise ValueError(f"top {self.router.top} of {len(self.names)} domains; give fewer")
         return self
 
-    def build(self, *, module: nn.Module, width: int) -> Domains:
+    def build(
+        self, *, module: nn.Module, width: int, names: Sequence[str] = DOMAIN_NAMES
+    ) -> Domains:
         """Put domains on a module that reads and gives tokens of a width; adapters sit inside it.
 
         Raises:
-            ConfigError: A target of the adapters is no linear layer of the module.
-            InputError: The module already carries adapters, or has no linear layer inside.
+            ConfigError: A name cannot be an adapter's, or a target of the adapters is no linear
+                layer of the module.
+            InputError: The module already carries adapters, or has no linear layer inside; or the
+                router takes more domains than there are.
         """
-        count = len(self.names)
+        count = len(names)
         return Domains(
-            names=self.names,
-            adapters=None if self.adapters is None else self.adapters.build(module, self.names),
-            experts=None if self.experts is None else self.experts.build(width=width, count=count),
+            names=names,
             router=None if self.router is None else self.router.build(width=width, choices=count),
+            experts=None if self.experts is None else self.experts.build(width=width, count=count),
+            adapters=None if self.adapters is None else self.adapters.build(module, names),
         )
 
 
 class Domains(nn.Module):
     """Adapters and experts, and what sends rows through them.
+
+    From now on rows that nobody sends `through` are an error in the module.
 
     Args:
         names: The domains.
@@ -84,16 +78,18 @@ class Domains(nn.Module):
     def __init__(
         self,
         *,
-        names: tuple[str, ...],
+        names: Sequence[str],
         adapters: LowRankAdapters | None,
         experts: Experts | None,
         router: Router | None,
     ) -> None:
         super().__init__()
-        self.names = names
+        self.names = tuple(names)
         self.adapters = adapters
         self.experts = experts
         self.router = router
+        if adapters is not None:
+            adapters.demand_route()
 
     def choose(
         self,
@@ -133,9 +129,9 @@ class Domains(nn.Module):
         with self.adapters.route(routing):
             yield
 
-    def refine(self, states: Tensor, routing: Routing) -> Tensor:
-        """Return what the experts make of states, float (B, N, D)."""
+    def refine(self, states: Tensor, routing: Routing, mask: Tensor | None = None) -> Tensor:
+        """Return what the experts make of states, float (B, N, D), zero where `mask` is False."""
         if self.experts is None:
             return states
         refined: Tensor = self.experts(states, routing)
-        return refined
+        return refined if mask is None else refined.masked_fill(~mask[..., None], 0.0)

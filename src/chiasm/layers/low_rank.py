@@ -76,6 +76,7 @@ class LowRankAdapters:
         self._peft = peft
         self.names = tuple(names)
         self._selected: str | None = None
+        self._demanding = False
         self._routing: Routing | None = None
         self._layers = [
             layer for layer in peft.get_base_model().modules() if isinstance(layer, LoraLayer)
@@ -108,6 +109,11 @@ class LowRankAdapters:
         if name is not None:
             self._check(name)
         self._selected = name
+        self._demanding = False
+
+    def demand_route(self) -> None:
+        """From now on, until `select`, rows that nobody routed are an error."""
+        self._demanding = True
 
     @contextmanager
     def route(self, routing: Routing) -> Iterator[None]:
@@ -175,6 +181,11 @@ class LowRankAdapters:
         self, layer: Any, inputs: tuple[Tensor, ...], options: dict[str, Any]
     ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         """Tell PEFT's layer which adapter it computes itself: the selected one, or none."""
+        if self._demanding and self._routing is None:
+            raise InputError(
+                f"rows are read without a route through the adapters {', '.join(self.names)}; "
+                "choose their domains first, or select one adapter for all rows"
+            )
         name = _BASE if self._routing is not None else self._selected or _BASE
         return inputs, {**options, "adapter_names": [name] * len(inputs[0])}
 

@@ -17,8 +17,10 @@ from chiasm.heads.action_decoding import ActionDecoder
 from chiasm.heads.actions import ActionHead
 from chiasm.heads.answers import AnswerHead
 from chiasm.heads.cells import CellHead
+from chiasm.layers.domains import Domains
 from chiasm.layers.frame_pool import FramePool
 from chiasm.models.probes import probing
+from chiasm.models.video_domains import parts_by_domain, read_by_domain
 from chiasm.models.video_probes import build_probes_for
 from chiasm.models.video_reading import VideoReading
 from chiasm.models.video_states import frame_states, original_states, padded_times
@@ -71,6 +73,7 @@ class LongVideo(nn.Module):
         decoder: Chooses segments of what the head of actions says; there exactly when that is.
         answers: The closed set of answers.
         domains: Names of domains.
+        by_domain: What the reader does differently by domain; None for nothing.
     """
 
     senses: frozenset[str] = frozenset({"video"})
@@ -84,6 +87,7 @@ class LongVideo(nn.Module):
         decoder: ActionDecoder | None = None,
         answers: Sequence[str] = (),
         domains: Sequence[str] = (),
+        by_domain: Domains | None = None,
     ) -> None:
         super().__init__()
         self.reading = reading
@@ -94,13 +98,14 @@ class LongVideo(nn.Module):
         self.answers = tuple(answers)
         self.decoder = decoder
         self.domains = tuple(domains)
+        self.by_domain = by_domain
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """`frame_encoder`, `reader` and the heads that are there."""
+        """`frame_encoder`, `reader`, `domains` if any, and the heads that are there."""
         tower = {"tower": self.reading.encoder, "progress": self.reading.progress}
-        own = {"frame_encoder": nn.ModuleDict(tower), "reader": self.reading.reader}
-        return {**own, **self._heads.parts}
+        readers = parts_by_domain(self.reading.reader, self.by_domain)
+        return {"frame_encoder": nn.ModuleDict(tower), **readers, **self._heads.parts}
 
     @property
     def new_parts(self) -> frozenset[str]:
@@ -117,15 +122,16 @@ class LongVideo(nn.Module):
 
         Returns:
             In `named`, as heads are there: `cells.<attribute>` float (all frames, rows, columns,
-            classes); `answers` float (Q, answers); `actions.*`, see `ActionHead.predict`.
+            classes); `answers` float (Q, answers); `actions.*`, see `ActionHead.predict`; `router`
+            and `router.logits` float (V, domains).
 
         Raises:
             InputError: The batch has no videos.
         """
         if batch.videos is None:
             raise InputError("the batch has no videos; collate with VideoCollator")
-        states = self.reading.read(batch.videos)
-        return Outputs(named=self.predict(states, batch, batch.videos))
+        states, routes = read_by_domain(self.reading, self.by_domain, batch.videos)
+        return Outputs(named={**self.predict(states, batch, batch.videos), **routes})
 
     def predict(self, states: VisualTokens, batch: Batch, videos: VideoBatch) -> dict[str, Tensor]:
         """Return what all heads say of states; see `forward`."""

@@ -34,12 +34,13 @@ from chiasm.objectives.codebook import PictureCodes
 from chiasm.objectives.codes import NextCodes
 from chiasm.objectives.gate import Diversity
 from chiasm.objectives.masks import MaskQuality, Masks
+from chiasm.objectives.routing import RouterTerms
 from chiasm.objectives.tokens import NextTokens
 from chiasm.objectives.weighted import NamedObjective, WeightedSum
 from chiasm.recipes.collating import build_collator
 from chiasm.recipes.host_choice import HostChoice
 from chiasm.recipes.mask_models import build_grounding, build_segmenter, grounding_parts
-from chiasm.recipes.objective_choice import ObjectiveChoice
+from chiasm.recipes.objective_choice import ROUTER_TERMS, ObjectiveChoice
 from chiasm.recipes.own_host import is_own_host, load_own_host
 from chiasm.recipes.pair_models import build_occlusion, give_pictures, occlusion_parts
 from chiasm.recipes.places import RECIPE_FILE, encoder_folder, host_folder, shipped_models
@@ -211,6 +212,9 @@ def build_objective(choice: ObjectiveChoice) -> WeightedSum:
         actions = choice.actions_reading.build()
         terms.append(actions)
         weights |= {f"actions.{name}": weight for name, weight in choice.actions.items()}
+    if choice.router:
+        terms.append(RouterTerms())
+        weights |= {f"router.{name}": choice.router.get(name, 0.0) for name in ROUTER_TERMS}
     if choice.diversity is not None:
         terms.append(Diversity(choice.diversity_reading.reading))
         weights["diversity"] = choice.diversity

@@ -8,9 +8,13 @@ from chiasm.core.config import Config
 from chiasm.objectives.actions import Actions, ActionsConfig
 from chiasm.objectives.codebook import PICTURE_TERMS
 from chiasm.objectives.gate import DiversityConfig
+from chiasm.objectives.routing import RouterTerms
 
 ACTION_TERMS = tuple(term.removeprefix("actions.") for term in Actions.terms)
 """Terms of the loss of actions."""
+
+ROUTER_TERMS = tuple(term.removeprefix("router.") for term in RouterTerms.terms)
+"""Terms of the loss of routers."""
 
 MASK_TERMS = tuple(f"{head}.{term}" for head in ("coarse", "refined") for term in ("bce", "dice"))
 """Terms of the loss of masks."""
@@ -34,6 +38,9 @@ class ObjectiveChoice(Config):
     `codebook` and `commitment`, of its codes."""
     answers: float | None = Field(default=None, ge=0)
     """Weight of the loss of answers out of a closed set, about videos."""
+    router: dict[str, float] = Field(default_factory=dict)
+    """Weights of `domain` and `balance` of the router of a model with domains; one that is left out
+    weighs 0."""
     actions: dict[str, float] = Field(default_factory=dict)
     """Weights of `classes`, `overlap` and `centres` of the head of actions; one that is left out
     weighs 1 once there is another."""
@@ -58,6 +65,11 @@ class ObjectiveChoice(Config):
         if foreign:
             raise ValueError(
                 f"unknown terms of `actions`: {foreign}; known: {', '.join(ACTION_TERMS)}"
+            )
+        other = sorted(set(self.router) - set(ROUTER_TERMS))
+        if other:
+            raise ValueError(
+                f"unknown terms of `router`: {other}; known: {', '.join(ROUTER_TERMS)}"
             )
         given = (self.tokens, self.codes, self.diversity, self.mask_quality, self.answers)
         named = (self.cells, self.masks, self.pictures, self.actions)

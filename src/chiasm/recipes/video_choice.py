@@ -25,6 +25,7 @@ from chiasm.encoders.video_features import VideoFeaturesConfig
 from chiasm.heads.action_decoding import ActionDecoderConfig
 from chiasm.heads.actions import ActionHeadConfig
 from chiasm.heads.answers import AnswerHeadConfig
+from chiasm.layers.domains import DomainsConfig
 from chiasm.layers.reader import ReaderConfig
 from chiasm.recipes.kinds import kind_of, read_kind
 
@@ -68,6 +69,8 @@ class VideoChoice(Config):
     """What can happen."""
     domains: tuple[str, ...] = tuple(DOMAINS)
     """Names of domains."""
+    by_domain: DomainsConfig | None = None
+    """What the reader does differently by domain; null for nothing."""
 
     @field_validator("compression", mode="before")
     @classmethod
@@ -98,6 +101,9 @@ class VideoChoice(Config):
             self.compression is None or self.compression.schedule is None
         ):
             raise ValueError("`curriculum` needs a `compression` with a `schedule`")
+        router = None if self.by_domain is None else self.by_domain.router
+        if router is not None and (router.top or 1) > len(self.domains):
+            raise ValueError(f"`by_domain`: top {router.top} of {len(self.domains)} domains")
         width = (self.features or self.encoder).width
         for name, part in (("reader", self.reader), ("answer_head", self.answer_head)):
             if part is not None and width % part.heads:

@@ -33,7 +33,7 @@ def build_video(choice: VideoChoice, objective: ObjectiveChoice) -> LongVideo:
     """
     vocabulary = Vocabulary(choice.words)
     encoder = choice.features.build() if choice.features is not None else choice.encoder.build()
-    compression = choice.compression
+    compression, by_domain = choice.compression, choice.by_domain
     reading = VideoReading(
         encoder=encoder,
         compression=None if compression is None else compression.build(),
@@ -60,6 +60,9 @@ def build_video(choice: VideoChoice, objective: ObjectiveChoice) -> LongVideo:
         decoder=None if choice.action_head is None else choice.decoder.build(choice.actions),
         answers=choice.answers,
         domains=choice.domains,
+        by_domain=None
+        if by_domain is None
+        else by_domain.build(module=reading.reader, width=encoder.width, names=choice.domains),
     )
 
 

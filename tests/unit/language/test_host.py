@@ -84,16 +84,19 @@ class TestParts:
         assert kept["0"]["1"] is model[0][1]
         assert leave_out(model, []) is model
 
-    def test_a_module_with_parameters_of_its_own_cannot_be_cut(self) -> None:
+    def test_parameters_of_a_cut_module_stay_with_what_remains(self) -> None:
         class Own(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.scale = nn.Parameter(torch.ones(1))
                 self.inner = nn.Linear(2, 3)
 
-        own = Own()
-        with pytest.raises(InputError, match="Own holds the parameters scale itself"):
-            leave_out(own, [own.inner])
+        own = nn.Sequential(Own())
+        rest, kept = leave_out(own, [own[0].inner]), keep_only(own, [own[0].inner])
+        assert [name for name, _ in rest.named_parameters()] == ["0.scale"]
+        assert rest["0"].scale is own[0].scale
+        assert [name for name, _ in kept.named_parameters()] == ["0.inner.weight", "0.inner.bias"]
+        check_cover(own, {"rest": rest, "kept": kept})
 
 
 class TestIdentity:

@@ -25,7 +25,8 @@ def small() -> nn.Module:
 
 def build(module: nn.Module, **options: Any) -> Domains:
     torch.manual_seed(5)
-    return DomainsConfig(**options).build(module=module, width=WIDTH).eval()
+    names = options.pop("names", DOMAIN_NAMES)
+    return DomainsConfig(**options).build(module=module, width=WIDTH, names=names).eval()
 
 
 def shake(domains: Domains) -> None:
@@ -64,8 +65,21 @@ def test_fresh_domains_change_no_bit_and_taught_ones_differ_by_row(
     after = through(module, domains, x, known=known)
     same = [torch.equal(one, other) for one, other in zip(after, before, strict=True)]
     assert same == [False, False, router is None, False, False]
-    # Outside of the block nothing is left of it.
+    if domains.adapters is None:
+        assert torch.equal(module(x), before)
+        return
+    with pytest.raises(InputError, match=r"without a route through the adapters sports, tutorials"):
+        module(x)
+    domains.adapters.select(None)
     assert torch.equal(module(x), before)
+
+
+def test_padding_stays_zero() -> None:
+    domains = build(small(), adapters=None, experts={"hidden": 17})
+    shake(domains)
+    x, mask = tokens(), torch.arange(11).expand(5, 11) < 9
+    refined = domains.refine(x, domains.choose(x, mask), mask)
+    assert not bool(refined[:, 9:].any()) and bool(refined[:, :9].all())
 
 
 def test_all_learns() -> None:
@@ -81,7 +95,7 @@ def test_all_learns() -> None:
 
 
 def test_any_names() -> None:
-    assert DomainsConfig().names == DOMAIN_NAMES == ("sports", "tutorials", "news", "general")
+    assert build(small()).names == DOMAIN_NAMES == ("sports", "tutorials", "news", "general")
     domains = build(small(), names=("surgery", "endoscopy"), router=None)
     assert domains.adapters is not None and domains.adapters.names == ("surgery", "endoscopy")
 
@@ -89,11 +103,9 @@ def test_any_names() -> None:
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(InputError, match=r"\(sports, .*\) have no router, and the rows do not say"):
         build(small(), router=None).choose(tokens())
-    with pytest.raises(ConfigError) as told:
-        read_config(DomainsConfig, {"names": ["a", "a", "b c"], "router": {"top": 0}}, "domains")
-    assert len(told.value.faults) == 2
-    assert "'b c'; allowed: letters" in str(told.value) and "'a' twice" in str(told.value)
-    with pytest.raises(ConfigError, match="top 5 of 4 domains"):
-        read_config(DomainsConfig, {"router": {"top": 5}}, "domains")
+    with pytest.raises(ConfigError, match=r"(?s)'b c'; allowed: letters.*'a' twice"):
+        build(small(), names=("a", "a", "b c"))
+    with pytest.raises(InputError, match="top 5 of 4 choices"):
+        build(small(), router={"top": 5})
     with pytest.raises(ConfigError, match="without adapters or experts differ in nothing"):
         read_config(DomainsConfig, {"adapters": None}, "domains")
