@@ -17,7 +17,15 @@ from chiasm.training.receipt import write_receipt
 from chiasm.training.weights import load_model
 
 NAMES = tuple(shipped_models())
-PROMISED = {"tiny-dual", "tiny-eye", "tiny-host", "tiny-grounding", "tiny-host-112", "tiny-sam"}
+PROMISED = {
+    "tiny-dual",
+    "tiny-eye",
+    "tiny-grounding",
+    "tiny-host",
+    "tiny-host-112",
+    "tiny-pair-host",
+    "tiny-sam",
+}
 MOST_BYTES = 25_000_000
 
 
@@ -79,6 +87,18 @@ def test_a_shipped_run_can_be_shipped_again(tmp_path):
     assert not list((tmp_path / "copy" / "host").glob("*.safetensors"))
 
 
+def test_a_shipped_host_has_the_parts_that_it_never_trained(tmp_path):
+    folder = shipped_models()["tiny-pair-host"]
+    saved = {name.split("/")[0] for name in load_file(folder / "model.safetensors")}
+    assert {"host_generation", "host_tokenizer", "host_vision"} <= saved
+    trained = json.loads((folder / "parts.json").read_text())
+    assert "host_tokenizer" in json.dumps(trained)
+    ship(folder, tmp_path / "copy")
+    again = load_file(tmp_path / "copy" / "model.safetensors")
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        assert torch.equal(tensor, again[name])
+
+
 def test_half_precision_takes_half_the_space_and_has_its_own_receipt(tmp_path):
     ship(shipped_models()["tiny-host"], tmp_path / "half", half=True)
     full, half = (
@@ -107,7 +127,7 @@ def test_a_weight_too_large_for_half_precision_is_named(tmp_path):
     weights = tmp_path / "run" / "model.safetensors"
     with safe_open(weights, "pt") as file:
         metadata = file.metadata()
-    tensors = load_file(weights)
+    tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
     name = next(iter(tensors))
     tensors[name].view(-1)[0] = 70000.0
     save_file(tensors, weights, metadata=metadata)

@@ -52,7 +52,15 @@ PURPOSES = {
     "eval": "published metric implementations to compare with",
 }
 # What `load` and `quickstart` need without a network.
-SHIPPED = ("tiny-host", "tiny-eye", "tiny-dual", "tiny-host-112", "tiny-sam", "tiny-grounding")
+SHIPPED = (
+    "tiny-host",
+    "tiny-eye",
+    "tiny-dual",
+    "tiny-host-112",
+    "tiny-sam",
+    "tiny-grounding",
+    "tiny-pair-host",
+)
 GIBIBYTE = 1024**3
 
 

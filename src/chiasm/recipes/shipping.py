@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from chiasm.core.errors import CheckpointError, InputError
 from chiasm.recipes.loading import load_recipe, load_run, recipe_text
+from chiasm.recipes.own_host import PREFIX
 from chiasm.recipes.places import (
     ENCODER_FOLDER,
     HOST_FOLDER,
@@ -19,7 +21,7 @@ from chiasm.recipes.places import (
 )
 from chiasm.training.durable import read_tensors, write_tensors
 from chiasm.training.receipt import RECEIPT, write_receipt
-from chiasm.training.weights import WEIGHTS, load_parts
+from chiasm.training.weights import WEIGHTS, load_parts, part_tensors
 
 RECORDS = ("host.json", "receipt.safetensors", "parts.json", "metrics.jsonl", "log.txt", WEIGHTS)
 """Files that go along as they are, besides the recipe."""
@@ -28,8 +30,8 @@ RECORDS = ("host.json", "receipt.safetensors", "parts.json", "metrics.jsonl", "l
 def ship(run: Path, target: Path, overrides: tuple[str, ...] = (), half: bool = False) -> None:
     """Copy a run into a folder of shipped models and load it from there.
 
-    The weights of a host or tokenizer that the run trained are in the run's own weights, so the
-    folders `host` and `tokenizer` go without them.
+    The folders `host` and `tokenizer` go without weights: all of a host's are in the run's own
+    weights, also those of parts that it did not train.
 
     Args:
         run: A finished run directory.
@@ -60,9 +62,25 @@ def ship(run: Path, target: Path, overrides: tuple[str, ...] = (), half: bool = 
     for folder in (ENCODER_FOLDER, SEGMENTER_FOLDER):
         if (run / folder).is_dir():
             shutil.copytree(run / folder, target / folder)
+    if (run / HOST_FOLDER).is_dir():
+        _add_untrained(run, target / WEIGHTS)
     if half:
         _halve(target)
     load_run(target)
+
+
+def _add_untrained(run: Path, path: Path) -> None:
+    """Write the weights of the parts of a run's host that no stage trained into a copy of its own.
+
+    A host's parts are those that carry its prefix, a dense head beside it none of them.
+    """
+    tensors, metadata = read_tensors(path)
+    model = load_run(run)
+    saved = set(json.loads(metadata["parts"]))
+    untrained = {name for name in model.parts if name.startswith(PREFIX)} - saved
+    if untrained:
+        tensors |= part_tensors(model, untrained)
+        write_tensors(path, tensors, metadata={"parts": json.dumps(sorted(saved | untrained))})
 
 
 def _halve(folder: Path) -> None:

@@ -41,6 +41,9 @@ class VideoChoice(Config):
     """What merges tokens, with its `kind`; null merges nothing."""
     curriculum: int | None = Field(default=None, ge=1)
     """Batches of training over which the schedule of `compression` runs; null keeps its end."""
+    cycle: bool = False
+    """Whether the schedule begins again every `curriculum` batches: a model that learns several
+    ratios side by side can be asked for any of them."""
     reader: ReaderConfig = ReaderConfig()
     """The layers between tokens and heads."""
     clip: int = Field(default=16, ge=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from chiasm.compression.progress import Progress
 from chiasm.core.batch import IGNORE
 from chiasm.core.config import lookup
 from chiasm.core.samples import Sample
@@ -41,7 +42,7 @@ def build_video(choice: VideoChoice, objective: ObjectiveChoice) -> LongVideo:
         clip=choice.clip,
         at_once=choice.at_once,
         memory=choice.memory,
-        curriculum=choice.curriculum,
+        progress=Progress(choice.curriculum, choice.cycle),
     )
     collator = VideoCollator(
         vocabulary,
