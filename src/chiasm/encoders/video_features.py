@@ -23,14 +23,17 @@ class VideoFeaturesConfig(Config):
     Attributes:
         features: Width of what is given.
         width: Width of a token.
+        dropout: Share of the features that training takes away from a video, the same in all of
+            its frames: what one feature tells, its neighbours in time tell, too.
     """
 
     features: int = Field(ge=1)
     width: int = Field(default=96, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def build(self) -> VideoFeatures:
         """Build the projection with random weights."""
-        return VideoFeatures(features=self.features, width=self.width)
+        return VideoFeatures(features=self.features, width=self.width, dropout=self.dropout)
 
 
 class VideoFeatures(nn.Module):
@@ -39,13 +42,15 @@ class VideoFeatures(nn.Module):
     Args:
         features: Width of what is given.
         width: Width of a token.
+        dropout: As in the configuration.
     """
 
-    def __init__(self, *, features: int, width: int) -> None:
+    def __init__(self, *, features: int, width: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.features = features
         self.width = width
         self.norm = nn.LayerNorm(features)
+        self.dropout = nn.Dropout1d(dropout)
         self.project = nn.Linear(features, width)
 
     def encode(self, features: Sequence[Tensor], times: Sequence[Tensor]) -> VisualTokens:
@@ -69,7 +74,8 @@ class VideoFeatures(nn.Module):
         places = torch.arange(padded.shape[1], device=padded.device).expand(len(rows), -1)
         mask = places < counts[:, None]
         box = padded.new_tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float32)
-        tokens = self.project(self.norm(padded.to(self.project.weight.dtype)))
+        seen = self.norm(padded.to(self.project.weight.dtype))
+        tokens = self.project(self.dropout(seen.transpose(1, 2)).transpose(1, 2))
         return VisualTokens(
             features=tokens.masked_fill(~mask[..., None], 0.0),
             cells=mask[..., None] * box,
