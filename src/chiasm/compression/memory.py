@@ -17,7 +17,7 @@ from chiasm.core.tokens import VisualTokens
 
 
 def consolidate(
-    memory: VisualTokens | None, states: VisualTokens, keep: int | None, step: float = 0.25
+    memory: VisualTokens | None, states: VisualTokens, keep: int | None, step: float = 0.05
 ) -> VisualTokens:
     """Add states to a memory and bring it down to its size.
 
@@ -25,7 +25,8 @@ def consolidate(
         memory: What is remembered, with as many rows; None for nothing.
         states: What was seen.
         keep: Most tokens of each row; None keeps all.
-        step: Largest part of a row's tokens merged in one round.
+        step: Largest part of a row's tokens merged in one round. Small, since each round knows only
+            half of all pairs: what is alone in its half must be able to wait for the next.
 
     Returns:
         The memory, with sources of its own tokens alone. A row that has fewer keeps them all.
@@ -53,7 +54,7 @@ def _joined(memory: VisualTokens, states: VisualTokens) -> VisualTokens:
         index = order if both.dim() == 2 else order[..., None].expand(-1, -1, both.shape[2])
         return both.gather(1, index)
 
-    return _own(
+    return _trimmed(
         VisualTokens(
             features=take(memory.features, states.features),
             cells=take(memory.cells, states.cells),
@@ -62,5 +63,20 @@ def _joined(memory: VisualTokens, states: VisualTokens) -> VisualTokens:
             mask=take(memory.mask, states.mask),
             times=take(memory.times, states.times),
             geometries=states.geometries,
+        )
+    )
+
+
+def _trimmed(tokens: VisualTokens) -> VisualTokens:
+    """Return tokens without the padding that no row needs, with sources of their own."""
+    longest = int(tokens.mask.sum(1).max())
+    return _own(
+        replace(
+            tokens,
+            features=tokens.features[:, :longest],
+            cells=tokens.cells[:, :longest],
+            sizes=tokens.sizes[:, :longest],
+            mask=tokens.mask[:, :longest],
+            times=tokens.times[:, :longest],
         )
     )

@@ -11,11 +11,14 @@ class Progress(nn.Module):
 
     Args:
         batches: Training batches of the curriculum; None for none.
+        cycle: Whether it begins again at its end, so that a model learns all of its settings side
+            by side.
     """
 
-    def __init__(self, batches: int | None) -> None:
+    def __init__(self, batches: int | None, cycle: bool = False) -> None:
         super().__init__()
         self.batches = batches
+        self.cycle = cycle
         self.seen: Tensor
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
@@ -28,4 +31,5 @@ class Progress(nn.Module):
         """Return the part that is over, in [0, 1]; 1 outside of training."""
         if not training or self.batches is None:
             return 1.0
-        return min(1.0, (int(self.seen) - 1) / self.batches)
+        done = int(self.seen) - 1
+        return (done % self.batches if self.cycle else min(done, self.batches)) / self.batches

@@ -187,7 +187,7 @@ class VideoCollator:
 def _conversation(sample: Sample) -> list[tuple[str, str | None]]:
     """Return the questions of a sample with their answers, None where nobody answered."""
     found: list[tuple[str, str | None]] = []
-    for turn, following in zip(sample.turns, (*sample.turns[1:], None), strict=True):
+    for turn, following in zip(sample.turns, (*sample.turns[1:], None), strict=False):
         if turn.role != "user":
             continue
         answered = following is not None and following.role == "assistant"

@@ -43,7 +43,8 @@ class FrameEncoderConfig(Config):
         stem: Channels of the first step.
         channels: Channels of each convolution of the second, 3 x 3 without padding.
         width: Width of a token.
-        detail: Side of the small picture that merging compares, in values of a cell.
+        detail: Side of the small picture that merging compares, in values of a cell; it divides a
+            cell's patches.
     """
 
     cell: int = Field(default=16, ge=1)
@@ -57,10 +58,11 @@ class FrameEncoderConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> FrameEncoderConfig:
-        if self.cell % self.patch or self.margin % self.patch or self.cell % self.detail:
+        pieces = self.cell // self.patch
+        if self.cell % self.patch or self.margin % self.patch or pieces % self.detail:
             raise ValueError(
                 f"patches of {self.patch} in cells of {self.cell} with margins of {self.margin}, "
-                f"detail {self.detail}: patch divides cell and margin, detail divides the cell"
+                f"detail {self.detail}: patch divides cell and margin, detail the patches of a cell"
             )
         if (self.cell + 2 * self.margin) // self.patch <= 2 * len(self.channels):
             raise ValueError(
@@ -110,7 +112,7 @@ class FrameEncoder(nn.Module):
         self.width = width
         self.detail = detail
         self.side = (cell + 2 * margin) // patch
-        self.stem = nn.Conv2d(3 * (1 + len(offsets)), stem, patch, stride=patch)
+        self.stem = PatchMap(3 * patch * patch, stem, 1 + len(offsets))
         widths = [stem, *channels]
         self.layers = nn.ModuleList(
             nn.Conv2d(before, after, 3) for before, after in zip(widths, channels, strict=False)
@@ -163,36 +165,57 @@ class FrameEncoder(nn.Module):
             GeometryError: The frames are no whole number of cells.
         """
         _check(clips)
+        geometry = self.geometry((clips[0].shape[1], clips[0].shape[2]))
         seen = [
             self._look(clip, *around) for clip, *around in zip(clips, before, after, strict=True)
         ]
         pictures = _padded([picture for picture, _ in seen])
-        tokens = self._tokens(pictures, clips, times)
+        tokens = self._tokens(pictures, geometry, clips, times)
         windows = _padded([window for _, window in seen])
         if compress is not None:
             merged = compress(tokens, clips)
-            windows = _means(windows, merged)
+            windows = windows if merged is tokens else _means(windows, merged)
             tokens = merged
         return tokens.with_features(self._refine(windows, tokens.mask))
 
     def _look(self, clip: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """Return the small pictures (N, 3 * detail^2) and windows (N, stem * side^2) of a clip."""
-        frames = torch.cat([before, clip, after]).movedim(3, 1)
-        frames = (frames.to(self.stem.weight.dtype) - MIDDLE) / SPREAD
+        patches = self._patches(torch.cat([before, clip, after]))
+        # One product for a frame's own colours and for each way it is compared with others.
+        parts = F.linear(patches, self.stem.weight).unflatten(-1, (1 + len(self.offsets), -1))
+        own = slice(len(before), len(before) + len(clip))
         places = torch.arange(len(before), len(before) + len(clip), device=clip.device)
-        own = frames[len(before) : len(before) + len(clip)]
-        changes = [frames[(places + o).clamp(0, len(frames) - 1)] - own for o in self.offsets]
-        patches = self.stem(torch.cat([own, *changes], 1))
+        seen = parts[own, ..., 0, :] + self.stem.bias
+        for number, offset in enumerate(self.offsets, 1):
+            other = parts[(places + offset).clamp(0, len(parts) - 1), ..., number, :]
+            seen = seen + other - parts[own, ..., number, :]
         around, step = self.margin // self.patch, self.cell // self.patch
-        windows = F.unfold(F.pad(patches, (around,) * 4), self.side, stride=step)
-        small = F.avg_pool2d(own, self.cell // self.detail)
-        pictures = F.unfold(small, self.detail, stride=self.detail)
-        return pictures.transpose(1, 2).flatten(0, 1), windows.transpose(1, 2).flatten(0, 1)
+        seen = F.pad(seen, (0, 0, around, around, around, around))
+        windows = seen.unfold(1, self.side, step).unfold(2, self.side, step)
+        return self._pictures(patches[own]), windows.flatten(0, 2).flatten(1)
+
+    def _patches(self, frames: Tensor) -> Tensor:
+        """Return uint8 (T, H, W, 3) as patches float (T, H / patch, W / patch, patch^2 * 3)."""
+        cut = frames.unflatten(2, (-1, self.patch)).unflatten(1, (-1, self.patch))
+        levels = cut.transpose(2, 3).flatten(3).to(self.stem.weight.dtype)
+        return (levels - MIDDLE) / SPREAD
+
+    def _pictures(self, patches: Tensor) -> Tensor:
+        """Return the colours of `detail` x `detail` pieces of each cell, (N, 3 * detail^2)."""
+        colours = patches.unflatten(-1, (-1, 3)).mean(-2)
+        size = self.cell // self.patch // self.detail
+        if size > 1:
+            colours = F.avg_pool2d(colours.movedim(-1, 1), size).movedim(1, -1)
+        cut = colours.unflatten(2, (-1, self.detail)).unflatten(1, (-1, self.detail))
+        return cut.transpose(2, 3).flatten(0, 2).flatten(1)
 
     def _tokens(
-        self, pictures: Tensor, clips: Sequence[Tensor], times: Sequence[Tensor]
+        self,
+        pictures: Tensor,
+        geometry: ImageGeometry,
+        clips: Sequence[Tensor],
+        times: Sequence[Tensor],
     ) -> VisualTokens:
-        geometry = self.geometry((clips[0].shape[1], clips[0].shape[2]))
         device, cells = pictures.device, geometry.count
         counts = torch.tensor([len(clip) * cells for clip in clips], device=device)
         places = torch.arange(pictures.shape[1], device=device).expand(len(clips), -1)
@@ -220,6 +243,24 @@ class FrameEncoder(nn.Module):
         if full:
             return x.unflatten(0, mask.shape)
         return x.new_zeros((*mask.shape, self.width)).masked_scatter(mask[..., None], x)
+
+
+class PatchMap(nn.Module):
+    """Weights of one linear map of patches for each way of looking at them, and one bias.
+
+    Args:
+        values: Values of a patch.
+        channels: Channels of the result.
+        ways: How many ways.
+    """
+
+    def __init__(self, values: int, channels: int, ways: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(ways * channels, values))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        # As the library starts a linear layer that reads all ways at once.
+        bound = 1 / (ways * values) ** 0.5
+        nn.init.uniform_(self.weight, -bound, bound)
 
 
 def _means(windows: Tensor, merged: VisualTokens) -> Tensor:

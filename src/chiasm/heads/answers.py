@@ -1,7 +1,8 @@
 """Answers out of a closed set: the words of a question look at the states of a video.
 
 Words attend to each other, then to the states, in turn; the mean of the words scores the answers.
-Attention to states adds log(size), so that a merged state counts as often as what it stands for.
+Attention to states adds log(size), so that a merged state counts as often as what it stands for,
+unless it is told not to.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ class AnswerHeadConfig(Config):
         heads: Attention heads.
         expansion: Width of the MLP's inner layer, in widths of a token.
         longest: Most words of a question.
+        proportional: Whether a merged state counts as often as what it stands for. Without it what
+            happened once weighs as much as what lasted, however long the video.
     """
 
     depth: int = Field(default=2, ge=1)
     heads: int = Field(default=4, ge=1)
     expansion: int = Field(default=2, ge=1)
     longest: int = Field(default=32, ge=1)
+    proportional: bool = True
 
     def build(self, *, width: int, words: int, answers: int) -> AnswerHead:
         """Build the head for states of a width, ids below `words`, and a number of answers."""
@@ -44,6 +48,7 @@ class AnswerHeadConfig(Config):
             heads=self.heads,
             expansion=self.expansion,
             longest=self.longest,
+            proportional=self.proportional,
         )
 
 
@@ -58,6 +63,7 @@ class AnswerHead(nn.Module):
         heads: As in the configuration.
         expansion: As in the configuration.
         longest: As in the configuration.
+        proportional: As in the configuration.
     """
 
     def __init__(
@@ -70,9 +76,11 @@ class AnswerHead(nn.Module):
         heads: int,
         expansion: int,
         longest: int,
+        proportional: bool = True,
     ) -> None:
         super().__init__()
         self.longest = longest
+        self.proportional = proportional
         self.words = nn.Embedding(words, width)
         self.places = nn.Embedding(longest, width)
         self.layers = nn.ModuleList(
@@ -115,7 +123,8 @@ class AnswerHead(nn.Module):
         # A row without words still needs something to attend to.
         known = known | (~known.any(1, keepdim=True) & (places == 0))
         own = log_weights(known.float())
-        shown = log_weights(torch.where(mask, sizes, 0).float())
+        counted = sizes if self.proportional else torch.ones_like(sizes)
+        shown = log_weights(torch.where(mask, counted, 0).float())
         assert own is not None and shown is not None
         slots = _slots(asked, len(states))
         for layer in self.layers:

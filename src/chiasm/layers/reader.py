@@ -92,6 +92,11 @@ class Reader(nn.Module):
         self.mlp_norms = nn.ModuleList(nn.LayerNorm(width) for _ in mixers)
         self.norm = nn.LayerNorm(width)
 
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees itself and earlier tokens only, as `step` needs."""
+        return all(mix[1].causal for mix, _ in self._layers())
+
     def forward(
         self, x: Tensor, times: Tensor, places: Tensor, sizes: Tensor, mask: Tensor
     ) -> Tensor:

@@ -76,8 +76,6 @@ class LongVideo(nn.Module):
         by_domain: What the reader does differently by domain; None for nothing.
     """
 
-    senses: frozenset[str] = frozenset({"video"})
-
     def __init__(
         self,
         *,
@@ -99,6 +97,12 @@ class LongVideo(nn.Module):
         self.decoder = decoder
         self.domains = tuple(domains)
         self.by_domain = by_domain
+
+    @property
+    def senses(self) -> frozenset[str]:
+        """What can be asked of it: `ask` and `watch` where there are heads for it."""
+        heads = {"ask": self.answer_head, "watch": self.action_head}
+        return frozenset({"video", *(sense for sense, head in heads.items() if head is not None)})
 
     @property
     def parts(self) -> dict[str, nn.Module]:

@@ -59,8 +59,8 @@ class VideoReading(nn.Module):
             little memory.
         memory: States that a video is brought down to after reading, where they are looked at by
             questions; None keeps all.
-        curriculum: Training batches over which the schedule of `compression` runs; None is always
-            at its end. Outside of training its end holds.
+        progress: Where the schedule of `compression` is in training; outside of training its end
+            holds.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class VideoReading(nn.Module):
         clip: int = 16,
         at_once: int = 8,
         memory: int | None = None,
-        curriculum: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
         super().__init__()
         if clip < 1 or at_once < 1 or (memory is not None and memory < 1):
@@ -83,7 +83,7 @@ class VideoReading(nn.Module):
         self.clip = clip
         self.at_once = at_once
         self.memory = memory
-        self.progress = Progress(curriculum)
+        self.progress = progress or Progress(None)
 
     def read(self, videos: VideoBatch) -> VisualTokens:
         """Return the states of videos, one row each; merged as `compression` says.

@@ -211,6 +211,8 @@ def build_objective(choice: ObjectiveChoice) -> WeightedSum:
     if choice.actions:
         actions = choice.actions_reading.build()
         terms.append(actions)
+        if "smoothness" in choice.actions:
+            terms.append(ActionSmoothness())
         weights |= {f"actions.{name}": weight for name, weight in choice.actions.items()}
     if choice.router:
         terms.append(RouterTerms())

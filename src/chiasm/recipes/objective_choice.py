@@ -5,12 +5,14 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from chiasm.core.config import Config
-from chiasm.objectives.actions import Actions, ActionsConfig
+from chiasm.objectives.actions import Actions, ActionsConfig, ActionSmoothness
 from chiasm.objectives.codebook import PICTURE_TERMS
 from chiasm.objectives.gate import DiversityConfig
 from chiasm.objectives.routing import RouterTerms
 
-ACTION_TERMS = tuple(term.removeprefix("actions.") for term in Actions.terms)
+ACTION_TERMS = tuple(
+    term.removeprefix("actions.") for term in (*Actions.terms, *ActionSmoothness.terms)
+)
 """Terms of the loss of actions."""
 
 ROUTER_TERMS = tuple(term.removeprefix("router.") for term in RouterTerms.terms)
@@ -43,7 +45,8 @@ class ObjectiveChoice(Config):
     weighs 0."""
     actions: dict[str, float] = Field(default_factory=dict)
     """Weights of `classes`, `overlap` and `centres` of the head of actions; one that is left out
-    weighs 1 once there is another."""
+    weighs 1 once there is another. `smoothness`, the penalty on scores that jump from moment to
+    moment, is computed where it is named."""
     actions_reading: ActionsConfig = ActionsConfig()
     """How these losses are computed."""
     diversity: float | None = Field(default=None, ge=0)
