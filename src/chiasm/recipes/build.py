@@ -28,6 +28,7 @@ from chiasm.models.long_video import LongVideo
 from chiasm.models.occlusion import Occlusion
 from chiasm.models.segmenter import Segmenter
 from chiasm.models.tokenizer import Tokenizer
+from chiasm.objectives.actions import ActionSmoothness
 from chiasm.objectives.answers import Answers
 from chiasm.objectives.cells import Cells
 from chiasm.objectives.codebook import PictureCodes

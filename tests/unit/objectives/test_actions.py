@@ -22,6 +22,8 @@ from chiasm.objectives.actions import (
     action_targets,
     segment_loss,
 )
+from chiasm.recipes.build import build_objective
+from chiasm.recipes.objective_choice import ObjectiveChoice
 
 WIDTH, CLASSES, FRAMES, STEP = 3, 5, 43, 0.5
 Given = Sequence[tuple[float, float, int]]
@@ -279,3 +281,12 @@ def test_wrong_input_is_told() -> None:
         objective.score(Outputs(named=named), batch([(1.0, 2.0, 1)], []))
     with pytest.raises(InputError, match=r"no 'actions.classes'; it gives nothing. Build it with"):
         objective.score(Outputs(), batch([(1.0, 2.0, 1)]))
+
+
+def test_a_recipe_names_smoothness_to_have_it() -> None:
+    plain = build_objective(ObjectiveChoice(actions={"classes": 2.0}))
+    assert plain.weights == {"actions.classes": 2.0, "actions.overlap": 1, "actions.centres": 1}
+    smooth = build_objective(ObjectiveChoice(actions={"smoothness": 0.25}))
+    assert smooth.weights["actions.smoothness"] == 0.25
+    counts = smooth.count(batch([(1.0, 2.0, 1)], []))
+    assert counts["actions.smoothness"] == 2
