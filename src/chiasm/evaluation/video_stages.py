@@ -21,16 +21,12 @@ DECODE, ENCODE, READ, PREDICT = "decode", "encode", "read", "predict"
 
 
 class Merging(Protocol):
-    """Encodes, compresses and reads videos, and its compression can be taken off and put on."""
+    """Encodes and compresses videos, and its compression can be taken off and put on."""
 
     compression: Compression | None
 
     def encode(self, videos: VideoBatch) -> VisualTokens:
         """Return the tokens of videos, merged."""
-        ...
-
-    def think(self, tokens: VisualTokens) -> VisualTokens:
-        """Return the same tokens with states for features."""
         ...
 
 
@@ -39,12 +35,18 @@ class VideoModel(Protocol):
 
     @property
     def reading(self) -> Merging:
-        """Videos to states."""
+        """Videos to tokens."""
         ...
 
     @property
     def collator(self) -> Callable[[Sequence[Sample]], Batch]:
         """Samples to a batch; decodes."""
+        ...
+
+    def think(
+        self, tokens: VisualTokens, videos: VideoBatch
+    ) -> tuple[VisualTokens, Mapping[str, Any]]:
+        """Return the tokens with states for features, and what is told beside."""
         ...
 
     def predict(self, states: VisualTokens, batch: Batch, videos: VideoBatch) -> Mapping[str, Any]:
@@ -83,15 +85,13 @@ def video_stages(
 
     def decode(one: Sample) -> VideoBatch:
         held["batch"] = model.collator([one])
-        videos = held["batch"].videos
-        if videos is None:
-            raise InputError(f"sample {one.identifier!r} has no video; the ledger is about videos")
-        return videos
+        return videos_of(held["batch"])
+
+    def read(tokens: VisualTokens) -> VisualTokens:
+        return model.think(tokens, videos_of(held["batch"]))[0]
 
     def predict(states: VisualTokens) -> Any:
-        batch = held["batch"]
-        assert batch.videos is not None
-        named = model.predict(states, batch, batch.videos)
+        named = model.predict(states, held["batch"], videos_of(held["batch"]))
         return named if finish is None else finish(named)
 
     with torch.inference_mode():
@@ -99,9 +99,20 @@ def video_stages(
     return [
         LedgerStage(DECODE, decode, lambda _: cells),
         LedgerStage(ENCODE, model.reading.encode, count_tokens),
-        LedgerStage(READ, model.reading.think, count_tokens),
+        LedgerStage(READ, read, count_tokens),
         LedgerStage(PREDICT, predict),
     ]
+
+
+def videos_of(batch: Batch) -> VideoBatch:
+    """Return the videos of a batch.
+
+    Raises:
+        InputError: It has none.
+    """
+    if batch.videos is None:
+        raise InputError("the batch has no videos, and the ledger is about videos; give a video")
+    return batch.videos
 
 
 def count_tokens(tokens: VisualTokens) -> int:

@@ -134,8 +134,14 @@ class LongVideo(nn.Module):
         """
         if batch.videos is None:
             raise InputError("the batch has no videos; collate with VideoCollator")
-        states, routes = read_by_domain(self.reading, self.by_domain, batch.videos)
+        states, routes = self.think(self.reading.encode(batch.videos), batch.videos)
         return Outputs(named={**self.predict(states, batch, batch.videos), **routes})
+
+    def think(
+        self, tokens: VisualTokens, videos: VideoBatch
+    ) -> tuple[VisualTokens, dict[str, Tensor]]:
+        """Read tokens of videos; see `read_by_domain`."""
+        return read_by_domain(self.reading, self.by_domain, tokens, videos)
 
     def predict(self, states: VisualTokens, batch: Batch, videos: VideoBatch) -> dict[str, Tensor]:
         """Return what all heads say of states; see `forward`."""

@@ -13,20 +13,20 @@ from chiasm.objectives.routing import LOGITS, WEIGHTS
 
 
 def read_by_domain(
-    reading: VideoReading, domains: Domains | None, videos: VideoBatch
+    reading: VideoReading, domains: Domains | None, tokens: VisualTokens, videos: VideoBatch
 ) -> tuple[VisualTokens, dict[str, Tensor]]:
-    """Read videos, each through what its domains have of their own.
+    """Read tokens, each row through what its domains have of their own.
 
     Args:
-        reading: Encodes, compresses and reads.
+        reading: Reads.
         domains: On its reader; None reads all videos alike.
+        tokens: Of the videos, one row each.
         videos: The videos; `VideoBatch.domains` counts where the domains have no router.
 
     Returns:
         The states, one row a video; and by name `router` and `router.logits`, float (V, domains),
         where there is a router.
     """
-    tokens = reading.encode(videos)
     if domains is None:
         return reading.think(tokens), {}
     routing = domains.choose(tokens.features, tokens.mask, tokens.sizes, videos.domains)

@@ -13,10 +13,15 @@ from typing import Any
 import pytest
 import torch
 
+from chiasm.core.config import read_config
 from chiasm.core.errors import InputError
+from chiasm.data.world.motion_worlds import MotionDataset
 from chiasm.evaluation.merge_ledger import MergeLedger, keep_ledger
 from chiasm.evaluation.merge_ledger_page import render_ledgers, save_ledgers
 from chiasm.evaluation.video_stages import LedgerStage, video_stages
+from chiasm.recipes.objective_choice import ObjectiveChoice
+from chiasm.recipes.video_choice import VideoChoice
+from chiasm.recipes.video_models import build_video
 from tests.unit.evaluation.watchers import COLUMNS, FRAMES, ROWS, Watcher, video
 
 CELLS = FRAMES * ROWS * COLUMNS
@@ -58,6 +63,29 @@ def test_merging_inside_of_the_encoder_has_a_row_of_its_own() -> None:
         found.row("fuse")
 
 
+def test_the_family_long_video_keeps_a_ledger() -> None:
+    choice = {
+        "frames": {"cell": 16, "stem": 5, "channels": [7], "width": 22},
+        "reader": {"attention": "dense", "options": {}, "depth": 2, "heads": 2},
+        "answer_head": {"depth": 1, "heads": 2},
+        "sampling": {"kind": "uniform", "count": 23},
+        "compression": {"kind": "similarity", "ratio": 0.5},
+        "clip": 7,
+        "by_domain": {"adapters": {"rank": 2}},
+    }
+    model = build_video(read_config(VideoChoice, choice, "video"), ObjectiveChoice(answers=1.0))
+    sample = MotionDataset(world="motion", seed=3, count=1)[0]
+    own = model.reading.compression
+    found = keep_ledger(
+        video_stages(model.eval(), sample), sample, merging=model.reading, repeats=1, memory=False
+    )
+    merge = found.row("merge")
+    # Clips of 7, 7, 7 and 2 frames of 16 cells.
+    assert (merge.tokens_in, merge.tokens_out) == (23 * 16, 3 * 56 + 16)
+    assert found.row("read").tokens_in == merge.tokens_out
+    assert model.reading.compression is own
+
+
 class Slow:
     """A compression that takes its time."""
 
@@ -91,6 +119,9 @@ def test_memory_is_that_of_each_stage() -> None:
 import sys
 from chiasm.evaluation.merge_ledger import keep_ledger
 from chiasm.evaluation.video_stages import video_stages
+from chiasm.recipes.objective_choice import ObjectiveChoice
+from chiasm.recipes.video_choice import VideoChoice
+from chiasm.recipes.video_models import build_video
 from tests.unit.evaluation.watchers import Watcher, heavy, video
 
 model = Watcher(0.4)
@@ -103,7 +134,7 @@ sys.stdout.write(" ".join(f"{row.name} {row.peak}" for row in found.rows))
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=500,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr

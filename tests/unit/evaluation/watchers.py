@@ -47,9 +47,6 @@ class Reading(nn.Module):
             geometries=found[0].geometries,
         )
 
-    def think(self, tokens: VisualTokens) -> VisualTokens:
-        return tokens.with_features(self.layers[1](tokens.features))
-
 
 class Watcher:
     """The whole of it."""
@@ -77,6 +74,12 @@ class Watcher:
             domains=torch.full((len(samples),), -100),
         )
         return Batch(ids, ids, ids, ids, samples=tuple(samples), videos=videos)
+
+    def think(
+        self, tokens: VisualTokens, videos: VideoBatch
+    ) -> tuple[VisualTokens, Mapping[str, Tensor]]:
+        states = self.reading.layers[1](tokens.features)
+        return tokens.with_features(states), {"read": states.sum((1, 2))}
 
     def predict(
         self, states: VisualTokens, batch: Batch, videos: VideoBatch
