@@ -13,9 +13,16 @@ ANSWERS = "answers"
 
 
 class Answers:
-    """Term `answers`: cross-entropy of each question that has a known answer, in nats."""
+    """Term `answers`: cross-entropy of each question that has a known answer, in nats.
+
+    Args:
+        label_smoothing: Share of the answer's probability spread over the whole set.
+    """
 
     terms: tuple[str, ...] = (ANSWERS,)
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        self.label_smoothing = label_smoothing
 
     def count(self, batch: Batch) -> dict[str, float]:
         """Return the number of answered questions."""
@@ -36,7 +43,11 @@ class Answers:
                 "model a head of answers, or leave `answers` out of the objective"
             )
         loss = nn.functional.cross_entropy(
-            scores.float(), truth, ignore_index=IGNORE, reduction="sum"
+            scores.float(),
+            truth,
+            ignore_index=IGNORE,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
         )
         return {ANSWERS: loss}
 
