@@ -21,12 +21,36 @@ from chiasm.core.errors import InputError
 
 if TYPE_CHECKING:
     from chiasm.evaluation.answering import ModelAnswerer
+    from chiasm.evaluation.protocols import Answerer
+    from chiasm.recipes.build import Family
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def load_any_answerer(run: str) -> Answerer:
+    """Load a run that answers questions about images or videos, onto the device of this process.
+
+    Args:
+        run: A run directory, or the name of a shipped model.
+
+    Raises:
+        InputError: The run is of a model that answers nothing.
+        CheckpointError: The run cannot be loaded.
+    """
+    from accelerate import PartialState
+
+    from chiasm.evaluation.video_answering import VideoAnswerer
+    from chiasm.models.long_video import LongVideo
+    from chiasm.recipes.loading import load_run
+
+    loaded = load_run(run).to(PartialState().device)
+    if isinstance(loaded, LongVideo):
+        return VideoAnswerer(loaded, name=run)
+    return _as_answerer(loaded, run)
+
+
 def load_answerer(run: str) -> ModelAnswerer:
-    """Load a run that answers questions, onto the device of this process.
+    """Load a run that answers questions about images, onto the device of this process.
 
     Args:
         run: A run directory, or the name of a shipped model.
@@ -37,12 +61,16 @@ def load_answerer(run: str) -> ModelAnswerer:
     """
     from accelerate import PartialState
 
+    from chiasm.recipes.loading import load_run
+
+    return _as_answerer(load_run(run).to(PartialState().device), run)
+
+
+def _as_answerer(loaded: Family, run: str) -> ModelAnswerer:
     from chiasm.evaluation.answering import ModelAnswerer
     from chiasm.models.dual_encoder import DualEncoder
     from chiasm.models.grounding import Grounding
-    from chiasm.recipes.loading import load_run
 
-    loaded = load_run(run).to(PartialState().device)
     # What points answers as its base does.
     model = loaded.base if isinstance(loaded, Grounding) else loaded
     if not isinstance(model, DualEncoder):

@@ -1,33 +1,36 @@
 """`chiasm evaluate`: scores a model's answers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chiasm.cli.asking import asking, load_answerer
+from chiasm.cli.asking import asking, load_any_answerer
 from chiasm.cli.evaluate_completion import evaluate_completion_of
 from chiasm.cli.evaluate_masks import evaluate_masks_of
 from chiasm.cli.evaluate_thoughts import evaluate_thoughts_of
+from chiasm.cli.evaluate_video import evaluate_video_of
 from chiasm.cli.output import Json, console, emit
 from chiasm.cli.writing import check_report, writing
 
 if TYPE_CHECKING:
     from chiasm.evaluation.report import EvaluationReport, GroupResult
 
-MASKS, THOUGHTS, COMPLETION = "grounding", "chain_of_thought", "completion"
+MASKS, THOUGHTS, COMPLETION, VIDEO = "grounding", "chain_of_thought", "completion", "video"
 """Suites that are no table of metrics on answers."""
 
 Run = Annotated[str, typer.Argument(help="A run directory, or the name of a shipped model.")]
-Data = Annotated[Path, typer.Option(help="Dataset file: JSON, JSONL or Parquet.")]
+Data = Annotated[
+    Path, typer.Option(help="Dataset: a file (JSON, JSONL, Parquet), or a folder of videos.")
+]
 SuiteName = Annotated[
     str,
     typer.Option(
-        help="Metrics: answers, true_false, vqa, captions, grounding, chain_of_thought or "
-        "completion."
+        help="Metrics: answers, true_false, vqa, captions, grounding, chain_of_thought, "
+        "completion or video."
     ),
 ]
 Output = Annotated[
@@ -87,6 +90,7 @@ def evaluate(
         chiasm evaluate tiny-grounding --data world/test.refer.jsonl --suite grounding
         chiasm evaluate runs/pointer --data viscot.json --suite chain_of_thought
         chiasm evaluate runs/pair --data hidden/pairs.json --split test --suite completion
+        chiasm evaluate tiny-video --data world --split test --suite video --output video.json
     """
     judge = (judge_url, judge_model)
     _check_usage(suite, train_data, split, keep_history, (chain_of_thought, *judge))
@@ -113,31 +117,17 @@ def evaluate(
         return
     samples = list(load_dataset(data, media_root=media_root, split=split))
     training = None if train_data is None else list(load_dataset(train_data))
+    how: dict[str, Any] = {"state": state, "data": str(data), "output": output, "as_json": json}
     if suite == MASKS:
-        evaluate_masks_of(
-            run,
-            samples,
-            training,
-            state=state,
-            data=str(data),
-            output=output,
-            batch_size=batch_size,
-            seed=seed,
-            as_json=json,
-        )
+        evaluate_masks_of(run, samples, training, batch_size=batch_size, seed=seed, **how)
         return
     if suite == COMPLETION:
-        evaluate_completion_of(
-            run,
-            samples,
-            state=state,
-            data=str(data),
-            output=output,
-            batch_size=batch_size,
-            as_json=json,
-        )
+        evaluate_completion_of(run, samples, batch_size=batch_size, **how)
         return
-    model = load_answerer(run)
+    if suite == VIDEO:
+        evaluate_video_of(run, samples, training, seed=seed, **how)
+        return
+    model = load_any_answerer(run)
     with asking(len(split_questions(samples, keep_history=keep_history))) as tell:
         report = run_evaluation(
             model,
@@ -182,7 +172,7 @@ def _check_usage(
     given = [name for name, value in zip(names, thoughts, strict=True) if value is not None]
     if given and suite != THOUGHTS:
         raise typer.BadParameter(f"goes with --suite {THOUGHTS}", param_hint=given[0])
-    if keep_history and suite in (MASKS, THOUGHTS, COMPLETION):
+    if keep_history and suite in (MASKS, THOUGHTS, COMPLETION, VIDEO):
         raise typer.BadParameter(
             f"suite {suite!r} asks no later turns; leave it out", param_hint="--keep-history"
         )
@@ -207,9 +197,9 @@ def _check_names(suite: str, output: Path | None) -> None:
     from chiasm.evaluation.saving import page_path, predictions_path
     from chiasm.evaluation.suites import SUITES
 
-    lookup({**SUITES, **dict.fromkeys((MASKS, THOUGHTS, COMPLETION))}, suite, "suite")
+    lookup({**SUITES, **dict.fromkeys((MASKS, THOUGHTS, COMPLETION, VIDEO))}, suite, "suite")
     if output is not None:
-        pages = (page_path(output),) if suite == MASKS else ()
+        pages = (page_path(output),) if suite in (MASKS, VIDEO) else ()
         check_report(output, predictions_path(output), *pages)
 
 

@@ -1,0 +1,47 @@
+"""The evaluation of answers about videos: each question as if asked alone, videos read once."""
+
+import pytest
+import torch
+
+from chiasm.core.errors import InputError
+from chiasm.data.world.motion_worlds import MotionDataset
+from chiasm.evaluation.questions import split_questions
+from chiasm.evaluation.runner import evaluate
+from chiasm.evaluation.video_answering import VideoAnswerer
+from tests.tiny_videos import asked, noise, tiny_video
+
+
+def test_answers_are_those_of_the_head_and_a_video_is_read_once() -> None:
+    model = tiny_video()
+    reads: list[int] = []
+    model.reading.reader.register_forward_hook(
+        lambda module, given, said: reads.append(len(given[0]))
+    )
+    one, other = noise(7, 1), noise(5, 2)
+    texts = ("What moved?", "What color turned?", "Did something blink?")
+    samples = [asked(one, texts[0]), asked(one, texts[1]), asked(other, texts[2])]
+    found = VideoAnswerer(model).answers(samples)
+    assert reads == [2]
+    for sample, answer in zip(samples, found, strict=True):
+        with torch.no_grad():
+            scores = model(model.collator([sample])).named["answers"]
+        assert answer == model.answers[int(scores.argmax())]
+
+
+def test_the_suite_of_answers_scores_it() -> None:
+    dataset = MotionDataset(world="motion", split="test", count=3, questions_per_video=2)
+    samples = [dataset[index] for index in range(3)]
+    model = tiny_video()
+    report = evaluate(VideoAnswerer(model, "tiny"), samples, "answers", batch_size=4)
+    assert report.overall.count == len(split_questions(samples)) == 6
+    truth = [sample.turns[place].text for sample in samples for place in (1, 3)]
+    asked_of = [question.sample for question in split_questions(samples)]
+    told = VideoAnswerer(model).answers(asked_of)
+    right = sum(a == b for a, b in zip(told, truth, strict=True))
+    assert report.overall.scores["exact_match"].mean == right / 6
+
+
+def test_a_model_without_answers_is_refused() -> None:
+    silent = tiny_video(answer_head=None, action_head={"hidden": 13, "borders": []})
+    with pytest.raises(InputError, match="some-run has no head of answers"):
+        VideoAnswerer(silent, "some-run")
