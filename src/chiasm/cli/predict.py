@@ -10,7 +10,7 @@ from rich.table import Table
 
 from chiasm.cli.loading import Device, load_on
 from chiasm.cli.output import Json, emit
-from chiasm.cli.predict_usage import changed, check_settings, check_usage, parse_boxes
+from chiasm.cli.predict_usage import SURE, changed, check_settings, check_usage, parse_boxes
 
 if TYPE_CHECKING:
     from chiasm.cli.predict_pairs import PairWants
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from chiasm.recipes.build import Family
 
 DEFAULT_QUESTION = "What do you see?"
+BATCH = 8
 
 
 Image = Annotated[Path | None, typer.Option(help="Image to ask about.")]
@@ -92,7 +93,16 @@ TopK = Annotated[
 Guidance = Annotated[
     float, typer.Option(min=1.0, help="Classifier-free guidance of --complete; 1 is none.")
 ]
-Video = Annotated[Path | None, typer.Option(help="Video to watch.")]
+Video = Annotated[
+    Path | None,
+    typer.Option(help="Video to watch: a file, a folder of frames, or a file of features."),
+]
+Score = Annotated[
+    float,
+    typer.Option(
+        min=0.0, max=1.0, help="Of --video: score from which a segment is shown and drawn."
+    ),
+]
 MaxNewTokens = Annotated[
     int, typer.Option("--max-new-tokens", min=1, help="Longest answer in tokens.")
 ]
@@ -137,19 +147,20 @@ def predict(
     top_k: TopK = 0,
     guidance: Guidance = 1.0,
     video: Video = None,
+    score: Score = SURE,
     max_new_tokens: MaxNewTokens = 128,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     seed: Seed = 0,
     media_root: MediaRoot = None,
     format: Format = "auto",
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = BATCH,
     skip_faulty: SkipFaulty = False,
     repeats: Repeats = 5,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Ask a trained model about an image, or about a file of images.
+    """Ask a trained model about an image or a video, or about a file of them.
 
     Examples:
         chiasm predict tiny-dual --image scene.png --ask "How many circles are there?"
@@ -159,39 +170,40 @@ def predict(
         chiasm predict tiny-grounding --image scene.png --phrase "the red circle" --output found
         chiasm predict runs/pointer --image scene.png --ask "What is there?" --ground --output said
         chiasm predict tiny-pair --image a.png --reconstruction b.png --complete --output seen
+        chiasm predict tiny-video --video walk.mp4 --ask "What moved first?" --output watched
     """
     shown = {"image": image, "reconstruction": reconstruction, "video": video}
     special = {"--compare-encoders": compare_encoders, "--benchmark": benchmark}
     closer = {"--ground": ground, "--chain-of-thought": chain_of_thought}
     wanted = {"--ask": ask, "--phrase": phrase, **closer}
     check_usage(file, shown, wanted, special, output)
-    check_settings(file, reconstruction is not None, wanted, changed(context.params))
+    check_settings(file, shown, wanted, changed(context.params))
     boxes = parse_boxes(image_box, reconstruction_box)
     from chiasm.cli.predict_one import Wants, predict_one
     from chiasm.cli.predict_pairs import PairWants, predict_pair
+    from chiasm.cli.predict_video import predict_video
     from chiasm.inference.responding import Generation, seeded
 
     model = load_on(run, device)
     generation = Generation(max_new_tokens, temperature, top_p)
     pairs = PairWants(complete, self_check, drawing_temperature, top_k, guidance)
-    if benchmark:
-        _benchmark(model, image, ask or DEFAULT_QUESTION, repeats, json)
-        return
     with seeded(seed):
-        if file is not None:
+        if benchmark:
+            _benchmark(model, image, video, ask or DEFAULT_QUESTION, repeats, json)
+        elif file is not None:
             form = {"format": format, "media_root": media_root, "skip_faulty": skip_faulty}
             _predict_file(model, file, output, mask, generation, pairs, batch_size, json, form)
         elif compare_encoders:
             _compare(model, image, ask or DEFAULT_QUESTION, max_new_tokens, json)
+        elif video is not None:
+            predict_video(run, model, video, ask, generation, output, sure=score, as_json=json)
         elif reconstruction is not None:
-            question = ask or (DEFAULT_QUESTION if complete else None)
-            given = {**shown, **boxes, "mask": mask, "question": question}
-            del given["video"]
+            given = {"image": image, "reconstruction": reconstruction, **boxes, "mask": mask}
+            given["question"] = ask or (DEFAULT_QUESTION if complete else None)
             predict_pair(run, model, given, pairs, generation, output, as_json=json)
         else:
-            finder = (extractor or "rules") if ground else None
-            wants = Wants(ask, tuple(phrase or ()), mask, finder, chain_of_thought)
-            predict_one(run, model, shown, wants, generation, output, as_json=json)
+            wants = Wants(ask, tuple(phrase or ()), mask, ground, extractor, chain_of_thought)
+            predict_one(run, model, image, wants, generation, output, as_json=json)
 
 
 def _predict_file(
@@ -205,16 +217,27 @@ def _predict_file(
     as_json: bool,
     form: dict[str, Any],
 ) -> None:
-    """Choose what a file is of: pairs where the model reads them, else phrases or questions."""
+    """Choose what a file is of: what the model reads, else phrases or questions."""
     from chiasm.cli.predict_file import predict_file
     from chiasm.cli.predict_pairs import predict_pair_file
     from chiasm.cli.predict_phrases import holds_phrases, predict_phrases
+    from chiasm.cli.predict_video import predict_video_file
+    from chiasm.inference.responding import Generation
     from chiasm.inference.senses import check_sense
 
     if pairs.complete or pairs.self_check:
         check_sense(model, "reconstruction")
     form = {**form, "as_json": as_json}
-    if "reconstruction" in model.senses:
+    if "video" in model.senses:
+        plain = generation == Generation(generation.max_new_tokens)
+        if mask is not None or not plain or batch_size != BATCH:
+            raise typer.BadParameter(
+                "a model of videos watches them one by one, points at nothing and samples nothing; "
+                "leave out --batch-size, --mask, --temperature and --top-p",
+                param_hint="--input",
+            )
+        predict_video_file(model, file, output, **form)
+    elif "reconstruction" in model.senses:
         if mask is not None:
             raise typer.BadParameter("the records of a file bring their masks", param_hint="--mask")
         predict_pair_file(model, file, output, pairs, generation, batch_size=batch_size, **form)
@@ -252,8 +275,19 @@ def _compare(
 
 
 def _benchmark(
-    model: "Family", image: Path | None, question: str, repeats: int, as_json: bool
+    model: "Family",
+    image: Path | None,
+    video: Path | None,
+    question: str,
+    repeats: int,
+    as_json: bool,
 ) -> None:
+    """Time the stages of watching a video, or of an answer about an image."""
+    if video is not None:
+        from chiasm.cli.predict_video import time_video
+
+        time_video(model, video, repeats, as_json=as_json)
+        return
     from chiasm.inference.benchmark import benchmark
 
     result = benchmark(model, image, question, repeats=repeats)

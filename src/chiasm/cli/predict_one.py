@@ -1,4 +1,4 @@
-"""One prediction: an answer, masks or segments of what was given on the command line."""
+"""One prediction: an answer or masks of what was given on the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 
 from chiasm.cli.output import console, emit
@@ -37,16 +36,22 @@ class Wants:
         question: The question, or None.
         phrases: Phrases to point at.
         mask: Head to take masks from; None for the best.
-        extractor: What finds the phrases of the answer, which are pointed at; None for no such
-            pointing.
+        ground: Whether the phrases of the answer are pointed at.
+        finder: What finds them; None for rules.
         thought: How to look closer before answering; None for not at all.
     """
 
     question: str | None
     phrases: tuple[str, ...] = ()
     mask: str | None = None
-    extractor: str | None = None
+    ground: bool = False
+    finder: str | None = None
     thought: str | None = None
+
+    @property
+    def extractor(self) -> str | None:
+        """What finds the phrases of the answer; None where they are not pointed at."""
+        return (self.finder or "rules") if self.ground else None
 
     @property
     def pointing(self) -> bool:
@@ -57,7 +62,7 @@ class Wants:
 def predict_one(
     run: str,
     model: Family,
-    shown: dict[str, Path | None],
+    image: Path | None,
     wants: Wants,
     generation: Generation,
     output: Path | None,
@@ -69,7 +74,7 @@ def predict_one(
     Args:
         run: Name of the run.
         model: The model.
-        shown: Files by `image`, `reconstruction`, `video`.
+        image: The image, or None for text alone.
         wants: What is wanted.
         generation: How answers are written.
         output: Folder for the files; None writes none.
@@ -77,7 +82,6 @@ def predict_one(
 
     Raises:
         ChiasmError: The model lacks a sense, or an input is wrong.
-        BadParameter: Nothing is wanted (exit code 2).
     """
     from chiasm.inference.chain_of_thought import check_thought
     from chiasm.inference.phrases import EXTRACTORS
@@ -93,9 +97,7 @@ def predict_one(
         check_thought(wants.thought)
     if wants.extractor is not None:
         lookup(EXTRACTORS, wants.extractor, "phrase extractor")
-    session.set(image=shown["image"], video=shown["video"])
-    if wants.question is None and not wants.phrases and shown["video"] is None:
-        raise typer.BadParameter("give --ask TEXT as well", param_hint="--reconstruction")
+    session.set(image=image)
     if output is not None:
         make_folder(output)
     said = _ask(session, wants, generation)
@@ -104,11 +106,9 @@ def predict_one(
     if masks:
         found = [mask.document() for mask in masks]
         document["masks"] = [*document.get("masks", ()), *found]
-    if shown["video"] is not None and wants.question is None:
-        document["segments"] = [vars(segment) for segment in session.watch()]
     if output is not None:
         with writing(output):
-            files = _save(output, document, said, [*said.masks, *masks], shown["image"])
+            files = _save(output, document, said, [*said.masks, *masks], image)
         document["files"] = [str(file) for file in files]
         _tell_others(output, files)
     if wants.extractor is not None and not said.masks:
@@ -156,12 +156,6 @@ def _show(document: dict[str, Any], answer: Answer | None, target: Console) -> N
     if document.get("thought", "none") != "none":
         _show_thought(document, target)
     show_masks(document.get("masks", ()), target)
-    for segment in document.get("segments", ()):
-        target.print(
-            f"{segment['start']:.2f} s to {segment['end']:.2f} s: {segment['label']} "
-            f"({segment['score']:.3f})",
-            markup=False,
-        )
     for path in document.get("files", ()):
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
 

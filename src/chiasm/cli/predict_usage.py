@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import typer
 CLOSER = ("--ground", "--chain-of-thought")
 POINTING = ("--phrase", *CLOSER)
 REBUILT = "goes with --reconstruction"
+SURE = 0.3
+"""Score from which a segment is shown and drawn, where nobody says another."""
 
 
 def check_usage(
@@ -41,19 +43,19 @@ def check_usage(
         )
     chosen = [name for name, value in special.items() if value]
     if chosen:
-        others = [name for name in given if name not in ("--image", "--ask", chosen[0])]
-        others += ["--output"] if output is not None else []
-        if others:
-            raise typer.BadParameter(
-                f"goes with --image and --ask; leave out {', '.join(others)}", param_hint=chosen[0]
-            )
-        if shown["image"] is None:
-            raise typer.BadParameter("needs --image FILE", param_hint=chosen[0])
+        _check_special(chosen[0], given, output)
     closer = [name for name in CLOSER if wanted[name]]
     if len(closer) > 1:
         raise typer.BadParameter(f"choose one: {' or '.join(closer)}", param_hint=closer[0])
     if closer and not (shown["image"] and wanted["--ask"]):
         raise typer.BadParameter("needs --image FILE and --ask TEXT", param_hint=closer[0])
+    if shown["video"] and not chosen:
+        others = [name for name in given if name not in ("--video", "--ask")]
+        if others:
+            raise typer.BadParameter(
+                f"goes with --ask and --output; leave out {', '.join(others)}",
+                param_hint="--video",
+            )
     if shown["reconstruction"]:
         others = [name for name in given if name not in ("--image", "--reconstruction", "--ask")]
         if others:
@@ -67,10 +69,25 @@ def check_usage(
         raise typer.BadParameter("needs --image FILE", param_hint="--phrase")
     if file is None and not chosen and given in ([], ["--image"]):
         raise typer.BadParameter(
-            "give --ask TEXT (with --image FILE), --phrase TEXT with --image FILE, or --input "
-            "FILE.jsonl",
+            "give --ask TEXT (with --image FILE), --phrase TEXT with --image FILE, --video FILE, "
+            "or --input FILE.jsonl",
             param_hint="--ask",
         )
+
+
+def _check_special(option: str, given: Sequence[str], output: Path | None) -> None:
+    """Check what `--compare-encoders` or `--benchmark` stands with."""
+    fitting: tuple[str, ...] = ("--image", "--ask")
+    if option == "--benchmark" and "--video" in given:
+        fitting = ("--video",)
+    others = [name for name in given if name not in (*fitting, option)]
+    others += ["--output"] if output is not None else []
+    if others:
+        raise typer.BadParameter(
+            f"goes with {' and '.join(fitting)}; leave out {', '.join(others)}", param_hint=option
+        )
+    if fitting[0] not in given:
+        raise typer.BadParameter("needs --image FILE", param_hint=option)
 
 
 DEFAULTS: dict[str, tuple[str, Any]] = {
@@ -88,6 +105,7 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "--media-root": ("media_root", None),
     "--format": ("format", "auto"),
     "--skip-faulty": ("skip_faulty", False),
+    "--score": ("score", SURE),
 }
 """Option that sets how something else is done -> its parameter and default."""
 
@@ -98,19 +116,23 @@ def changed(parameters: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def check_settings(
-    file: Path | None, paired: bool, wanted: Mapping[str, Any], settings: Mapping[str, bool]
+    file: Path | None,
+    shown: Mapping[str, Path | None],
+    wanted: Mapping[str, Any],
+    settings: Mapping[str, bool],
 ) -> None:
     """Check that each setting has something to set.
 
     Args:
         file: `--input`.
-        paired: Whether `--reconstruction` is given.
+        shown: See `check_usage`.
         wanted: See `check_usage`.
         settings: Whether an option was given another value than its default.
 
     Raises:
         BadParameter: A setting would be left aside (exit code 2).
     """
+    paired = shown["reconstruction"] is not None
     pointing = file is not None or paired or any(wanted[name] for name in POINTING)
     greedy = bool(wanted["--chain-of-thought"])
     rules = {
@@ -121,6 +143,7 @@ def check_settings(
         "--extractor": (bool(wanted["--ground"]), "goes with --ground"),
         "--temperature": (not greedy, "a closer look answers greedily; leave it out"),
         "--top-p": (not greedy, "a closer look answers greedily; leave it out"),
+        "--score": (shown["video"] is not None, "goes with --video"),
         **dict.fromkeys(("--image-box", "--reconstruction-box"), (paired, REBUILT)),
         **dict.fromkeys(
             ("--complete", "--self-check"), (paired or file is not None, f"{REBUILT} or --input")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ ImageSource = Path | str | bytes | Image.Image | NDArray[np.uint8]
 """A path, the bytes of an image file, a PIL image, or an array HWC uint8 in [0, 255]."""
 
 
+@runtime_checkable
 class FrameSource(Protocol):
     """A video whose frames are made when they are asked for."""
 

@@ -161,7 +161,7 @@ def check(
             "them (on the command line: --host)"
         )
     root = Path(path).parent if media_root is None else Path(media_root)
-    options = ReadOptions(root, grounding=grounding or GroundingOptions())
+    options = ReadOptions(root, grounding=grounding or GroundingOptions(), prediction=prediction)
     reading = read_file(path, format, options)
     inspector = _Inspector(prompter, preparer, max_length, prediction)
     for number, entry in enumerate(reading.entries, 1):

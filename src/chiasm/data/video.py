@@ -184,22 +184,48 @@ class Video:
                 f"{self.name}: clips of {length} frames, every {every}, from {first} to {end}; "
                 f"length and every are at least 1, and 0 <= first < stop <= {len(self)}"
             )
+        yield from self.pieces(range(first, end, every), length)
+
+    def pieces(
+        self, indices: Sequence[int] | NDArray[np.int64], length: int
+    ) -> Iterator[VideoClip]:
+        """Go through chosen frames piece by piece, in the memory of one piece.
+
+        Args:
+            indices: Which, ascending; the same frame may come several times.
+            length: Frames in a piece; the last one may hold fewer.
+
+        Raises:
+            InputError: The indices do not ascend or lie outside the video, or a length below 1.
+            MediaError: A frame cannot be decoded, and damage is an error.
+        """
+        asked = np.asarray(indices, np.int64)
+        sound = asked.ndim == 1 and len(asked) > 0 and length >= 1 and (np.diff(asked) >= 0).all()
+        if not sound or asked[0] < 0 or asked[-1] >= len(self):
+            raise InputError(
+                f"{self.name}: frames {asked.tolist()[:8]} in pieces of {length}; give pieces of "
+                f"at least 1 and ascending indices from 0 to {len(self) - 1}"
+            )
+        distinct, counts = np.unique(asked, return_counts=True)
         frames = np.empty((length, *self.size, 3), np.uint8)
-        indices: list[int] = []
+        held: list[int] = []
         missing: list[int] = []
-        for index, pixels in self.reader.stream(range(first, end, every)):
+        for (index, pixels), count in zip(
+            self.reader.stream(distinct.tolist()), counts.tolist(), strict=True
+        ):
             if pixels is None:
                 self._refuse(index)
                 missing.append(index)
                 continue
-            frames[len(indices)] = pixels
-            indices.append(index)
-            if len(indices) == length:
-                yield self._clip(frames, indices, missing)
-                # What was handed out stays as it is.
-                frames, indices, missing = np.empty_like(frames), [], []
-        if indices or missing:
-            yield self._clip(frames[: len(indices)], indices, missing)
+            for _ in range(count):
+                frames[len(held)] = pixels
+                held.append(index)
+                if len(held) == length:
+                    yield self._clip(frames, held, missing)
+                    # What was handed out stays as it is.
+                    frames, held, missing = np.empty_like(frames), [], []
+        if held or missing:
+            yield self._clip(frames[: len(held)], held, missing)
 
     def _clip(self, frames: Pixels, indices: list[int], missing: list[int]) -> VideoClip:
         taken = np.asarray(indices, np.int64)

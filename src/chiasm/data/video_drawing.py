@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from chiasm.core.samples import Segment, VideoSource
@@ -75,8 +76,13 @@ def _place(time: float, video: Video, across: int) -> int:
 
 def _draw_features(path: Path) -> tuple[str, Image.Image]:
     features = load_features(path)
+    frames, width = features.shape
+    picture = paint_features(features).resize((4 * frames, 2 * width))
+    return f"features: {frames} frames of width {width}", picture
+
+
+def paint_features(features: NDArray[np.float32]) -> Image.Image:
+    """Return features float (frames, width) as grey values, a column a frame, in mode RGB."""
     low, high = float(features.min()), float(features.max())
     grey = ((features - low) / ((high - low) or 1.0) * 255).astype(np.uint8)
-    frames, width = features.shape
-    picture = Image.fromarray(grey.T).convert("RGB").resize((4 * frames, 2 * width))
-    return f"features: {frames} frames of width {width}", picture
+    return Image.fromarray(grey.T).convert("RGB")

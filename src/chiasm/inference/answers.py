@@ -22,6 +22,23 @@ DIGITS = 4
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How an answer was chosen out of a closed set.
+
+    Attributes:
+        likeliest: The likeliest answers with their probabilities, the chosen one first.
+        unknown: Words of the question that the model does not tell apart from others.
+    """
+
+    likeliest: Mapping[str, float]
+    unknown: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """Return everything in plain values, for JSON."""
+        return {"likeliest": _rounded(self.likeliest), "unknown_words": list(self.unknown)}
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer, and what the gate did while the model looked.
 
@@ -35,6 +52,7 @@ class Answer:
         views: For each image the box that its gate map covers, XYXY in original pixels.
         pair: What was made of image and reconstruction, or None where no pair was shown.
         tokens: The tokens written.
+        choice: How it was chosen, or None where the model wrote it freely.
     """
 
     text: str
@@ -45,6 +63,7 @@ class Answer:
     views: tuple[Box, ...] = ()
     pair: PairSight | None = None
     tokens: tuple[int, ...] = ()
+    choice: Choice | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -103,7 +122,13 @@ class Answer:
         }
 
     def family_document(self, maps: bool = True) -> dict[str, Any]:
-        """Return what the family adds to a text: `gate_document`, and `pair` where there is one."""
+        """Return what the family adds to a text.
+
+        That is `likeliest` and `unknown_words` of an answer out of a closed set; of others
+        `gate_document`, and `pair` where there is one.
+        """
+        if self.choice is not None:
+            return self.choice.document()
         pair = {} if self.pair is None else {"pair": self.pair.document()}
         return {**self.gate_document(maps), **pair}
 
@@ -206,6 +231,15 @@ class Segment:
     end: float
     label: str
     score: float
+
+    def document(self) -> dict[str, Any]:
+        """Return everything in plain values, for JSON."""
+        return {
+            "label": self.label,
+            "score": round(self.score, DIGITS),
+            "start": round(self.start, DIGITS),
+            "end": round(self.end, DIGITS),
+        }
 
 
 def _rounded(shares: Mapping[str, float]) -> dict[str, float]:

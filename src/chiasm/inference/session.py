@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,17 +32,10 @@ from chiasm.inference.responding import Answering, Generation, respond, respond_
 from chiasm.inference.self_check import SelfCheck, check_itself
 from chiasm.inference.senses import Sensing, check_sense
 from chiasm.inference.showing import ShownImage, show
+from chiasm.inference.videos import ShownVideo, VideoInput, as_watching
 from chiasm.models.gate_report import gated
 
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
-
-
-class Watching(Protocol):
-    """A model with the sense `watch`."""
-
-    def watch(self, video: Path) -> Sequence[tuple[float, float, str, float]]:
-        """Return start and end in seconds, label and score of each action."""
-        ...
 
 
 class Session:
@@ -66,7 +59,7 @@ class Session:
             )
         self.model = model
         self._image: Image.Image | None = None
-        self._video: Path | None = None
+        self._video: ShownVideo | None = None
         self._shown: ShownImage | ShownPair | None = None
         self._reading: Any = None
         self._history: tuple[Turn, ...] = ()
@@ -76,7 +69,7 @@ class Session:
         self,
         image: ImageInput | None = None,
         reconstruction: ImageInput | None = None,
-        video: str | Path | None = None,
+        video: VideoInput | None = None,
         *,
         mask: ImageInput | NDArray[np.bool_] | None = None,
         image_box: Sequence[float] | None = None,
@@ -89,7 +82,9 @@ class Session:
         Args:
             image: A path, a PIL image, or an array HWC uint8 in [0, 255].
             reconstruction: The partly hidden thing as somebody rebuilt it; as `image`.
-            video: Path of a video file.
+            video: Path of a video file, a folder of frames (25 a second) or a file of features; an
+                array THWC uint8 (25 frames a second), or anything with `times`, `duration` and
+                `frames`, such as `data.video.ArrayFrames(array, rate)`.
             mask: The pixels of `image` that are hidden: a picture in which they are white, or an
                 array bool (H, W).
             image_box: The box of the whole thing in `image`, XYXY in its pixels.
@@ -99,20 +94,18 @@ class Session:
             InputError: The model lacks the sense, an input is of a wrong type or shape, or half of
                 a pair is missing.
             DataError: A mask or box does not fit its picture.
-            MediaError: A file is missing or no image.
+            MediaError: A file is missing, or no image or video.
         """
         given = {"image": image, "reconstruction": reconstruction, "video": video}
         for sense, value in given.items():
             if value is not None:
                 check_sense(self.model, sense)
-        if video is not None and not isinstance(video, str | Path):
-            raise InputError(f"video is of type {type(video).__name__}; allowed: a path")
         picture = None if image is None else read_picture(image)
         about = {"mask": mask, "image_box": image_box, "reconstruction_box": reconstruction_box}
         self._shown = show(self.model, picture, reconstruction, about)
         self._image = picture
         self._reading = None
-        self._video = None if video is None else Path(video)
+        self._video = None if video is None else ShownVideo.look(as_watching(self.model), video)
         self._history = ()
         self._begun = True
 
@@ -145,8 +138,11 @@ class Session:
                 of range.
             DataError: The text is blank or holds a special token of the host.
         """
-        model = self._answering(text)
         generation = Generation(max_new_tokens, temperature, top_p, tuple(stop))
+        if "video" in self.model.senses:
+            check_sense(self.model, "ask")
+            return self.video("ask about").ask(text, generation, keep_history, on_text)
+        model = self._answering(text)
         sample = self._sample(text, keep_history)
         shown = self._shown
         if isinstance(shown, ShownPair):
@@ -326,9 +322,20 @@ class Session:
             InputError: The model has no sense `watch`, or no video was set.
         """
         check_sense(self.model, "watch")
+        return self.video("watch").segments()
+
+    def video(self, purpose: str = "look at") -> ShownVideo:
+        """Return what is kept of the video: its times, how much moves, how many tokens it took.
+
+        Args:
+            purpose: What it is for, for the message.
+
+        Raises:
+            InputError: No video was set.
+        """
         if self._video is None:
-            raise InputError("there is no video to watch; call set(video=...) first")
-        return [Segment(*found) for found in cast("Watching", self.model).watch(self._video)]
+            raise InputError(f"there is no video to {purpose}; call set(video=...) first")
+        return self._video
 
     def _picture(self, purpose: str) -> Image.Image:
         if self._image is None:

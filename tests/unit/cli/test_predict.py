@@ -120,7 +120,6 @@ FLAGS = [
     (["--phrase", "a cup"], "point", "grounding"),
     (["--reconstruction", "IMAGE", "--ask", "What?"], "reconstruction", "occlusion"),
     (["--reconstruction", "IMAGE"], "reconstruction", "occlusion"),
-    (["--video", "a.mp4"], "video", "long_video"),
 ]
 
 
@@ -137,13 +136,17 @@ def test_flags_of_senses_that_the_run_lacks(
 
 
 WRONG = [
-    ([], "give --ask TEXT (with --image FILE), --phrase TEXT with --image FILE, or --input"),
+    ([], "give --ask TEXT (with --image FILE), --phrase TEXT with --image FILE, --video FILE, or"),
     (["--image", "a.png"], "give --ask TEXT"),
     (["--input", "a.jsonl", "--ask", "What?"], "leave out --ask"),
     (["--benchmark"], "needs --image FILE"),
     (["--compare-encoders", "--ask", "What?"], "needs --image FILE"),
     (["--benchmark", "--compare-encoders", "--image", "a.png"], "leave out --benchmark"),
-    (["--benchmark", "--image", "a.png", "--video", "a.mp4"], "leave out --video"),
+    (["--benchmark", "--image", "a.png", "--video", "a.mp4"], "leave out --image"),
+    (["--compare-encoders", "--video", "a.mp4"], "leave out --video"),
+    (["--image", "a.png", "--video", "a.mp4"], "goes with --ask and --output; leave out --image"),
+    (["--video", "a.mp4", "--phrase", "a cup"], "leave out --phrase"),
+    (["--ask", "What?", "--score", "0.5"], "goes with --video"),
     (["--benchmark", "--image", "a.png", "--output", "out"], "leave out --output"),
 ]
 

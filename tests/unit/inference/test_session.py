@@ -13,7 +13,7 @@ from chiasm import Session
 from chiasm.core.errors import DataError, InputError, MediaError
 from chiasm.core.samples import Turn
 from chiasm.heads.cells import CellHead
-from chiasm.inference.answers import Mask, Segment
+from chiasm.inference.answers import Mask
 from chiasm.inference.responding import splice
 from chiasm.inference.showing import ShownImage
 from chiasm.models.cell_classifier import CellClassifier
@@ -306,9 +306,9 @@ def test_questions_that_cannot_be_asked(model: Any, text: str) -> None:
 
 
 class Counting:
-    """A model that points and watches and does not answer, from pixels it can count."""
+    """A model that points and does not answer, from pixels it can count."""
 
-    senses = frozenset({"image", "video", "point", "watch"})
+    senses = frozenset({"image", "point"})
 
     mask_heads = ("coarse",)
 
@@ -318,25 +318,20 @@ class Counting:
     def point_at(self, reading: Any, phrases: list[str], mask: str) -> list[Any]:
         return [(reading, 0.5) for _ in phrases]
 
-    def watch(self, video: Any) -> list[Any]:
-        return [(0.5, 1.5, video.stem, 0.75)]
 
-
-def test_other_senses_reach_their_models() -> None:
+def test_pointing_reaches_its_model() -> None:
     session = Session(Counting())
-    for call in (lambda: session.point(["x"]), session.watch):
-        with pytest.raises(InputError, match=r"call set\("):
-            call()
+    with pytest.raises(InputError, match=r"call set\("):
+        session.point(["x"])
     red = np.zeros((3, 5, 3), np.uint8)
     red[1, 2:4, 0] = 255
-    session.set(image=red, video="jump.mp4")
+    session.set(image=red)
     (mask,) = session.point(["the red bar"])
     assert isinstance(mask, Mask)
     assert (mask.phrase, mask.score, int(mask.array.sum())) == ("the red bar", 0.5, 2)
     from chiasm.core.run_length import decode_run_length
 
     assert np.array_equal(decode_run_length(mask.rle), mask.array)
-    assert session.watch() == [Segment(0.5, 1.5, "jump", 0.75)]
     with pytest.raises(InputError, match="give a list of at least one phrase"):
         session.point("the red bar")  # type: ignore[arg-type]
 

@@ -38,6 +38,7 @@ class ReadOptions:
         caption_request: The user turn written before a caption that has none.
         group: Group of records that name none.
         grounding: How files of phrases and masks are read.
+        prediction: The file is to be answered: a record may name media and ask nothing.
     """
 
     media_root: Path
@@ -45,6 +46,7 @@ class ReadOptions:
     caption_request: str = CAPTION_REQUEST
     group: str = ""
     grounding: GroundingOptions = field(default_factory=GroundingOptions)
+    prediction: bool = False
 
 
 @dataclass(frozen=True)

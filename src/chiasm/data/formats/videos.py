@@ -7,6 +7,7 @@
     {"video_id": "vid_001", "captions": ["A woman walks.", "Somebody is walking."]}
     {"video_id": "vid_001", "caption": "A woman walks."}
     {"videos": ["a.mp4"], "messages": [{"role": "user", "content": "<video>What is this?"}, ...]}
+    {"video": "a.mp4"}                                  in a file to be answered: watch it
 
 A file holds one object, a list, or one object a line. In a folder, `training`, `validation` and
 `test` (any of them; or one alone, given as the folder) each hold `annotations/` with such files and
@@ -116,12 +117,13 @@ def _read(
     """Read one record, and add its sample or its faults."""
     fields = dict(record.fields)
     told = [task for task, names in TASKS.items() if any(fields.get(n) is not None for n in names)]
-    if len(told) != 1:
+    watched = not told and gathering.options.prediction
+    if len(told) != 1 and not watched:
         value = f"teaches {' and '.join(told) or 'nothing'}"
         allowed = "one of: actions; qa_pairs, or question and answer; captions; messages"
         gathering.fault(record.origin, "record", value, allowed)
         return
-    task = told[0]
+    task = "watch" if watched else told[0]
     name = _name(fields)
     if split:
         fields.setdefault("split", split)
@@ -133,7 +135,7 @@ def _read(
         fields["id"] = place if used[place] == 1 else f"{place}/{used[place]}"
     reader = RecordReader(replace(record, fields=fields), gathering.options, CONSUMED)
     video = _video(reader, name, library)
-    segments = _READ[task](reader)
+    segments = None if watched else _READ[task](reader)
     sample = reader.finish()
     gathering.faults += reader.faults
     if sample is not None and not reader.faults:
@@ -292,7 +294,9 @@ _READ: dict[str, Callable[[RecordReader], tuple[Segment, ...] | None]] = {
 
 def _claims(fields: Mapping[str, Any]) -> bool:
     named = any(fields.get(name) is not None for name in NAMES)
-    return named and any(name in fields for names in TASKS.values() for name in names)
+    # A video alone is claimed, too: to be watched, or to be told that it teaches nothing.
+    alone = any(isinstance(fields.get(name), str) for name in ("video", "video_id"))
+    return named and (alone or any(name in fields for names in TASKS.values() for name in names))
 
 
 def _finds(path: Path) -> bool:

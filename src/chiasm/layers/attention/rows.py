@@ -41,6 +41,11 @@ class AttentionConfig(Config):
 class Mixer(Protocol):
     """The one interface of the attention types."""
 
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees itself and earlier tokens only."""
+        ...
+
     def __call__(
         self, x: Tensor, mask: Tensor | None = None, sizes: Tensor | None = None
     ) -> Tensor:

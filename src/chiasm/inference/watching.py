@@ -1,0 +1,72 @@
+"""Samples of videos to predictions: each video is read once, whatever is asked about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+from chiasm.core.samples import Sample
+from chiasm.data.video_words import ACTIONS_REQUEST, VIDEO_REQUEST
+from chiasm.inference.videos import ShownVideo
+from chiasm.models.long_video import LongVideo
+
+NOT_ASKED = (ACTIONS_REQUEST, VIDEO_REQUEST)
+"""Requests that no closed set of answers can answer: segments tell the one, captions the other."""
+
+
+def watch_samples(
+    model: LongVideo, samples: Sequence[Sample], progress: Callable[[int], None] | None = None
+) -> list[dict[str, Any]]:
+    """Answer the questions of samples, and find the actions in their videos.
+
+    Args:
+        model: The model; what it has a head for is predicted.
+        samples: With videos. Each user turn is a question of its own.
+        progress: Called with the number of samples that are done.
+
+    Returns:
+        In the order of the samples `{"id", "text"?, "likeliest"?, "unknown_words"?, "segments"?}`.
+        Where a sample asks several questions, each has a line of its own under the name `ID#0`,
+        `ID#1`, ..., and the segments stand in one of the name `ID`.
+
+    Raises:
+        InputError: A video is not of the kind or length that the model reads.
+        MediaError: A video cannot be read.
+    """
+    together: dict[Hashable, list[int]] = {}
+    for place, sample in enumerate(samples):
+        path = isinstance(sample.video, str | Path)
+        together.setdefault(str(sample.video) if path else place, []).append(place)
+    found: dict[int, list[dict[str, Any]]] = {}
+    for places in together.values():
+        shown = ShownVideo.look(model, samples[places[0]].video)
+        timed = {}
+        if "watch" in model.senses:
+            timed["segments"] = [segment.document() for segment in shown.segments()]
+        for place in places:
+            found[place] = _lines(samples[place], shown, timed)
+        if progress is not None:
+            progress(len(places))
+    return [line for place in range(len(samples)) for line in found[place]]
+
+
+def _lines(sample: Sample, shown: ShownVideo, timed: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the predictions of one sample."""
+    questions = [turn.text for turn in sample.turns if turn.role == "user"]
+    asked = "ask" in shown.model.senses
+    said = [
+        (number, _say(shown, text))
+        for number, text in enumerate(questions)
+        if asked and text not in NOT_ASKED
+    ]
+    name = sample.identifier
+    if len(questions) == 1 and said:
+        return [{"id": name, **said[0][1], **timed}]
+    named = [{"id": f"{name}#{number}", **line} for number, line in said]
+    return [*named, {"id": name, **timed}] if timed or not named else named
+
+
+def _say(shown: ShownVideo, text: str) -> dict[str, Any]:
+    answer = shown.answer(text)
+    return {"text": answer.text, **answer.family_document()}

@@ -1,0 +1,188 @@
+"""`chiasm predict` on videos: one, a file of them, the timeline, the ledger and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from chiasm.cli.main import app
+from chiasm.evaluation.video_scores import read_predictions
+from chiasm.inference.session import Session
+from tests.tiny_watchers import FEATURES, FRAMES, RATE, STREAM, tiny_watcher, write_square
+from tests.unit.inference.duals import build_dual
+
+QUESTION = "What color is the thing that moves?"
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Any]:
+    merging = {"kind": "similarity", "ratio": 0.5}
+    return {
+        "video": tiny_watcher(compression=merging),
+        "stream": tiny_watcher(**STREAM),
+        "features": tiny_watcher(**FEATURES),
+        "silent": tiny_watcher(answer_head=None),
+        "blind": tiny_watcher(action_head=None),
+        "dual": build_dual(),
+    }
+
+
+@pytest.fixture
+def run(models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("chiasm.recipes.loading.load_run", models.__getitem__)
+
+    def invoke(*arguments: Any) -> Any:
+        words = ["predict", *map(str, arguments), "--device", "cpu"]
+        return CliRunner().invoke(app, words, catch_exceptions=False)
+
+    return invoke
+
+
+@pytest.fixture
+def square(tmp_path: Path) -> Path:
+    return write_square(tmp_path / "square.mp4")
+
+
+def test_one_video_is_watched_and_asked_about(
+    run: Any, models: dict[str, Any], square: Path, tmp_path: Path
+) -> None:
+    session = Session(models["video"])
+    session.set(video=square)
+    output = tmp_path / "watched"
+    done = run("video", "--video", square, "--ask", QUESTION, "--output", output, "--json")
+    document = json.loads(done.stdout)
+    assert document["text"] == session.ask(QUESTION).text
+    segments = [segment.document() for segment in session.watch()]
+    assert document["segments"] == segments and segments
+    assert (document["frames"], document["tokens"]) == (FRAMES, FRAMES * 6)
+    assert document["kept"] < 0.6 * document["tokens"]
+    assert document["duration"] == pytest.approx(FRAMES / RATE, abs=1e-3)
+    assert document["files"] == [str(output / "predictions.jsonl"), str(output / "timeline.png")]
+    (line,) = read_predictions(output / "predictions.jsonl")
+    assert (line["id"], line["segments"]) == ("square.mp4", segments)
+    with Image.open(output / "timeline.png") as picture:
+        assert picture.width > 900
+
+
+def test_people_see_the_sure_segments_and_how_many_more(run: Any, square: Path) -> None:
+    document = json.loads(run("video", "--video", square, "--json").stdout)
+    assert "text" not in document
+    scores = [segment["score"] for segment in document["segments"]]
+    middle = sorted(scores)[len(scores) // 2] + 1e-6
+    shown = run("video", "--video", square, "--score", middle).stdout
+    sure = sum(score >= middle for score in scores)
+    assert shown.count(" s to ") == sure > 0
+    told = " ".join(shown.split())
+    assert f"{sure} segment(s) of score" in told and f"{len(scores) - sure} below it" in told
+    assert f"{FRAMES} frames of" in told and "merged to" in told and "read at once" in told
+    assert "read clip by clip" in " ".join(run("stream", "--video", square).stdout.split())
+
+
+def test_unknown_words_are_told(run: Any, square: Path) -> None:
+    done = run("video", "--video", square, "--ask", "What color is the zeppelin?")
+    assert "words that the model does not know: zeppelin" in done.stderr
+    assert "likeliest:" in done.stdout
+
+
+def test_a_folder_and_a_file_of_features(run: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "clip.npy", np.sin(np.arange(77, dtype=np.float32)).reshape(11, 7))
+    output = tmp_path / "out"
+    done = run("features", "--video", tmp_path / "clip.npy", "--output", output, "--json")
+    assert json.loads(done.stdout)["duration"] == 5.5
+    assert (output / "timeline.png").is_file()
+
+
+def test_heads_that_are_missing(run: Any, square: Path) -> None:
+    asked = run("silent", "--video", square, "--ask", QUESTION)
+    assert (asked.exit_code, asked.stdout) == (1, "")
+    assert "this model has no 'ask'; it has video, watch" in " ".join(asked.stderr.split())
+    watched = run("blind", "--video", square)
+    assert watched.exit_code == 1
+    assert "this model has no 'watch'; it has ask, video" in " ".join(watched.stderr.split())
+    answered = json.loads(run("blind", "--video", square, "--ask", QUESTION, "--json").stdout)
+    assert answered["text"] and "segments" not in answered
+    other = run("dual", "--video", square)
+    assert other.exit_code == 1
+    assert "this model has no 'video'; it has ask, image" in " ".join(other.stderr.split())
+
+
+def test_faulty_videos_are_code_1(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    for name, told in {"gone.mp4": "gone.mp4: does not exist", "empty.mp4": "empty.mp4"}.items():
+        done = run("video", "--video", tmp_path / name)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert told in done.stderr.replace("\n", "")
+
+
+def test_a_file_of_videos(run: Any, models: dict[str, Any], square: Path, tmp_path: Path) -> None:
+    write_square(tmp_path / "short.mp4", 11)
+    records = [
+        {"id": "alone", "video": "square.mp4"},
+        {"id": "one", "video": "short.mp4", "question": QUESTION},
+        {"id": "two", "video": "square.mp4", "qa_pairs": [
+            {"question": QUESTION, "answer": "red"}, {"question": "What moved first?"}]},
+        {"id": "told", "video": "short.mp4", "actions": []},
+        {"id": "caption", "video": "short.mp4", "caption": "A square moves."},
+    ]  # fmt: skip
+    path = tmp_path / "asked.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    output = tmp_path / "answers"
+    done = run("video", "--input", path, "--output", output, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["count"] == 7
+    lines = {line["id"]: line for line in read_predictions(output / "predictions.jsonl")}
+    assert list(lines) == ["alone", "one", "two#0", "two#1", "two", "told", "caption"]
+    session = Session(models["video"])
+    session.set(video=square)
+    assert lines["two#0"]["text"] == session.ask(QUESTION).text
+    assert "segments" not in lines["two#0"] and "text" not in lines["two"]
+    expected = [segment.document() for segment in session.watch()]
+    assert lines["alone"]["segments"] == lines["two"]["segments"] == expected
+    assert "text" not in lines["told"] and "text" not in lines["caption"]
+    assert lines["one"]["text"] and lines["one"]["segments"] == lines["told"]["segments"]
+
+
+def test_faulty_records_are_told_or_counted(run: Any, square: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video" * 99)
+    records = [{"id": "a", "video": "square.mp4"}, {"id": "b", "video": "broken.mp4"}]
+    path = tmp_path / "asked.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    done = run("video", "--input", path)
+    assert (done.exit_code, done.stdout) == (1, "")
+    told = " ".join(done.stderr.split())
+    assert "nothing was watched" in told and "asked.jsonl:2: video" in told
+    skipped = run("video", "--input", path, "--skip-faulty", "--json")
+    document = json.loads(skipped.stdout)
+    assert (document["count"], document["faulty"]) == (1, 1)
+    refused = run("video", "--input", path, "--temperature", "0.5")
+    assert refused.exit_code == 2
+    assert "samples nothing" in " ".join(refused.stderr.replace("│", " ").split())
+    assert run("video", "--input", path, "--batch-size", "3").exit_code == 2
+
+
+def test_records_without_video(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    record = {"messages": [{"role": "user", "content": "What?"}]}
+    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    done = run("video", "--input", path)
+    assert done.exit_code == 1
+    assert "this model watches videos alone" in " ".join(done.stderr.split())
+
+
+def test_the_ledger_of_one_video(run: Any, square: Path) -> None:
+    document = json.loads(
+        run("video", "--video", square, "--benchmark", "--repeats", 1, "--json").stdout
+    )
+    assert list(document) == ["unmerged", "merged"]
+    rows = {name: {row["name"]: row for row in one["rows"]} for name, one in document.items()}
+    assert rows["unmerged"]["read"]["tokens_in"] == FRAMES * 6
+    assert rows["merged"]["read"]["tokens_in"] == rows["merged"]["merge"]["tokens_out"]
+    assert rows["merged"]["merge"]["tokens_out"] < FRAMES * 6
+    shown = run("video", "--video", square, "--benchmark", "--repeats", 1).stdout
+    assert "unmerged" in shown and "merge" in shown and "median ms" in shown
