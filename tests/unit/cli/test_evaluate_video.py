@@ -1,0 +1,95 @@
+"""`chiasm evaluate --suite video`: numbers of the predictions, the ledger, files and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from chiasm.cli.main import app
+from chiasm.data.dataset import load_dataset
+from chiasm.data.world import write
+from chiasm.evaluation.video_scores import read_predictions, score_videos
+from tests.tiny_watchers import tiny_watcher
+from tests.unit.inference.duals import build_dual
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "world"
+    write.make("motion", folder, 20, 3, splits=("test",), questions_per_image=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Any]:
+    merging = {"kind": "similarity", "ratio": 0.5}
+    fast = {"sampling": {"kind": "rate", "rate": 3}}
+    return {
+        "video": tiny_watcher(compression=merging, **fast),
+        "blind": tiny_watcher(action_head=None, **fast),
+        "dual": build_dual(),
+    }
+
+
+@pytest.fixture
+def run(models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("chiasm.recipes.loading.load_run", models.__getitem__)
+
+    def invoke(*arguments: Any) -> Any:
+        words = ["evaluate", *map(str, arguments), "--suite", "video"]
+        return CliRunner().invoke(app, words, catch_exceptions=False)
+
+    return invoke
+
+
+def test_the_report_holds_scores_and_the_ledger(run: Any, world: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = run("video", "--data", world, "--split", "test", "--output", report, "--json")
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    samples = list(load_dataset(world, split="test"))
+    predictions = read_predictions(tmp_path / "report.predictions.jsonl")
+    assert document["numbers"] == score_videos(predictions, samples).numbers()
+    assert document["videos"] == 2
+    assert {"exact_match", "map_thumos", "map_activitynet"} <= set(document["numbers"])
+    assert document["unscored"] == {"captions": 2}
+    assert list(document["ledger"]) == ["unmerged", "merged"]
+    assert [row["name"] for row in document["ledger"]["merged"]["rows"]] == [
+        "decode", "encode", "merge", "read", "predict", "total",
+    ]  # fmt: skip
+    assert document["texts"]["answers"]["context"]["model"] == "video"
+    assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    written = json.loads(report.read_text(encoding="utf-8"))
+    assert written["numbers"] == document["numbers"]
+    assert len(document["files"]) == 3
+
+
+def test_people_see_tables(run: Any, world: Path) -> None:
+    shown = run("video", "--data", world).stdout
+    for told in ("thumos", "activitynet", "exact_match", "majority", "unmerged", "merge"):
+        assert told in shown
+    assert "2 sample(s) of captions were not scored" in " ".join(shown.split())
+
+
+def test_a_model_without_actions_is_scored_on_answers(run: Any, world: Path) -> None:
+    document = json.loads(run("blind", "--data", world, "--json").stdout)
+    assert document["detection"] == {} and "exact_match" in document["numbers"]
+    assert list(document["ledger"]) == ["unmerged"]
+    assert document["unscored"] == {"captions": 2, "actions": 2}
+
+
+def test_what_cannot_be_evaluated(run: Any, world: Path, tmp_path: Path) -> None:
+    other = run("dual", "--data", world)
+    assert other.exit_code == 1
+    assert "this model has no 'video'" in " ".join(other.stderr.split())
+    path = tmp_path / "texts.json"
+    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}]
+    path.write_text(json.dumps([{"id": "a", "messages": turns}]), encoding="utf-8")
+    silent = run("video", "--data", path)
+    assert silent.exit_code == 1
+    assert "1 of 1 sample(s) without video" in " ".join(silent.stderr.split())
+    assert run("video", "--data", world, "--keep-history").exit_code == 2
