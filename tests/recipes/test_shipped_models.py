@@ -24,6 +24,7 @@ PROMISED = {
     "tiny-host",
     "tiny-host-112",
     "tiny-pair-host",
+    "tiny-pair-tokenizer",
     "tiny-sam",
 }
 MOST_BYTES = 25_000_000

@@ -60,6 +60,7 @@ SHIPPED = (
     "tiny-sam",
     "tiny-grounding",
     "tiny-pair-host",
+    "tiny-pair-tokenizer",
 )
 GIBIBYTE = 1024**3
 

@@ -29,7 +29,7 @@ from chiasm.core.tokens import VisualTokens
 from chiasm.layers.mlp import zero_linear
 from chiasm.layers.warp import warp
 
-Value = Literal["fused", "reconstruction"]
+Value = Literal["fused", "reconstruction", "both"]
 
 
 class AlignedAttentionConfig(Config):
@@ -40,8 +40,10 @@ class AlignedAttentionConfig(Config):
         inner_width: Width of queries, keys and values over all heads; that of the tokens if None.
         align: Whether the reconstruction's features are moved before they are read.
         multi_scale: Whether keys and values also stand at half the grid (means of 2 x 2 cells).
-        value: Whose features the values are: those of the blend, as in the source, or those of the
-            aligned reconstruction itself.
+        value: Whose features the values are: those of the blend, as in the source, those of the
+            aligned reconstruction itself, or the sum of both, each with a projection of its own.
+        decline: Whether a learned key without a value stands beside the reconstruction's, so that a
+            token to which nothing of it fits takes nothing over. Softmax without it must choose.
         post_norm: Whether the sum is normalised, as in the source; the start is then no identity.
     """
 
@@ -50,6 +52,7 @@ class AlignedAttentionConfig(Config):
     align: bool = True
     multi_scale: bool = False
     value: Value = "fused"
+    decline: bool = False
     post_norm: bool = False
 
     def build(self, *, width: int) -> AlignedAttention:
@@ -71,6 +74,7 @@ class AlignedAttentionConfig(Config):
             align=self.align,
             multi_scale=self.multi_scale,
             value=self.value,
+            decline=self.decline,
             post_norm=self.post_norm,
         )
 
@@ -85,6 +89,7 @@ class AlignedAttention(nn.Module):
         align: As in the configuration.
         multi_scale: As in the configuration.
         value: As in the configuration.
+        decline: As in the configuration.
         post_norm: As in the configuration.
     """
 
@@ -97,6 +102,7 @@ class AlignedAttention(nn.Module):
         align: bool,
         multi_scale: bool,
         value: Value,
+        decline: bool,
         post_norm: bool,
     ) -> None:
         super().__init__()
@@ -108,6 +114,12 @@ class AlignedAttention(nn.Module):
         # A bias on keys shifts all scores of a query alike, which softmax does not see.
         self.key = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner_width, bias=False))
         self.values = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner_width))
+        self.own_values = (
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner_width))
+            if value == "both"
+            else None
+        )
+        self.nothing = nn.Parameter(torch.zeros(inner_width)) if decline else None
         self.output = nn.Linear(inner_width, width)
         zero_linear(self.output)
         self.norm = nn.LayerNorm(width) if post_norm else None
@@ -135,7 +147,8 @@ class AlignedAttention(nn.Module):
             that the reconstruction reaches; with `detail` also `attention` float32
             (B, heads, N, N) over the cells of the original's frame and, with `multi_scale`,
             `attention_half` (B, heads, N, cells of the half grid). Weights of a query over both
-            sum to 1, or are all 0 where no key is open. They carry no gradient.
+            sum to 1 (with `decline` to 1 less what it leaves), or are all 0 where no key is open.
+            They carry no gradient.
 
         Raises:
             GeometryError: Tokens were compressed, or grids differ.
@@ -150,11 +163,20 @@ class AlignedAttention(nn.Module):
         else:
             keys, values, covered = keys.flatten(2), values.flatten(2), covered.flatten(1)
         query = self._split(self.query(original.features.to(dtype)))
-        key = self._split(self.key(keys.transpose(1, 2).to(dtype)))
-        value = self._split(self.values(values.transpose(1, 2).to(dtype)))
+        shown = keys.transpose(1, 2).to(dtype)
+        key = self._split(self.key(shown))
+        value = self.values(values.transpose(1, 2).to(dtype))
+        if self.own_values is not None:
+            value = value + self.own_values(shown)
+        value = self._split(value)
         open_rows = covered.any(dim=1)
         # A row without any open key attends to all, and is dropped below: no empty softmax.
         mask = (covered | ~open_rows[:, None])[:, None, None]
+        if self.nothing is not None:
+            nothing = self.nothing.expand(len(key), 1, -1)
+            key = torch.cat([key, self._split(nothing)], dim=2)
+            value = nn.functional.pad(value, (0, 0, 0, 1))
+            mask = nn.functional.pad(mask, (0, 1), value=True)
         seen = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         update = self.output(seen.transpose(1, 2).flatten(2)).to(original.features.dtype)
         update = update.masked_fill(~open_rows[:, None, None], 0.0)
@@ -163,7 +185,7 @@ class AlignedAttention(nn.Module):
             weights = _weights(query, key, mask).masked_fill(~open_rows[:, None, None, None], 0.0)
             named["attention"] = weights[..., : rows * columns]
             if self.multi_scale:
-                named["attention_half"] = weights[..., rows * columns :]
+                named["attention_half"] = weights[..., rows * columns : covered.shape[1]]
         features = original.features + update
         if self.norm is not None:
             features = self.norm(features.to(dtype)).to(features.dtype)

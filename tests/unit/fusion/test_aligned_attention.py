@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -51,10 +52,15 @@ def shaken(module: AlignedAttention) -> AlignedAttention:
     return module
 
 
+def linear(part: nn.Sequential) -> nn.Linear:
+    (found,) = (layer for layer in part if isinstance(layer, nn.Linear))
+    return found
+
+
 def reference(module: AlignedAttention, keys: Tensor, values: Tensor, covered: Tensor) -> Any:
     """torch's attention with the module's weights: keys, values (B, K, WIDTH), covered (B, K)."""
     other = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, bias=True).eval()
-    query, key, value = module.query[1], module.key[1], module.values[1]
+    query, key, value = (linear(part) for part in (module.query, module.key, module.values))
     with torch.no_grad():
         other.in_proj_weight.copy_(torch.cat([query.weight, key.weight, value.weight]))
         other.in_proj_bias.copy_(torch.cat([query.bias, torch.zeros(WIDTH), value.bias]))
@@ -93,6 +99,45 @@ def test_equals_multi_head_attention_of_torch(value: str) -> None:
     # The row whose reconstruction is out of sight: its own tokens, bit for bit, and no weights.
     assert torch.equal(found.tokens.features[2], original.features[2])
     assert not bool(attention[2].any()) and not bool(covered[2].any())
+
+
+def test_values_of_both_are_the_sum_of_two_projections() -> None:
+    module = shaken(build(value="both"))
+    found = module.fuse(*streams(), moves())
+    fused, own = (copy.deepcopy(module) for _ in range(2))
+    assert module.own_values is not None
+    with torch.no_grad():
+        for one in (fused, own):
+            one.own_values = None
+            one.output.bias.zero_()
+        own.values, own.value = copy.deepcopy(module.own_values), "reconstruction"
+    parts = [one.fuse(*streams(), moves()).tokens.features for one in (fused, own)]
+    original = streams()[0].features
+    expected = parts[0] + parts[1] - original + module.output.bias
+    torch.testing.assert_close(found.tokens.features[:2], expected[:2], rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="none were given; give `fused`"):
+        module.fuse(streams()[0], streams()[1], None, moves())
+
+
+@pytest.mark.parametrize("multi_scale", [False, True])
+def test_what_fits_nothing_takes_nothing_over(multi_scale: bool) -> None:
+    """The key without a value takes its share of the attention, and with all of it the update."""
+    module = shaken(build(decline=True, multi_scale=multi_scale))
+    assert module.nothing is not None
+    open_ = module.fuse(*streams(), moves(), detail=True)
+    taken = [open_.named[name].sum(-1) for name in open_.named if "attention" in name]
+    left = torch.stack(taken).sum(0)
+    assert bool((left[:2] < 1).all()) and bool((left[:2] > 0).all())
+    query = module.query(streams()[0].features).mean((0, 1)).detach()
+    with torch.no_grad():
+        linear(module.query).weight.zero_()
+        linear(module.query).bias.copy_(query)
+        module.nothing.copy_(query * 1e6)
+    shut = module.fuse(*streams(), moves(), detail=True)
+    expected = streams()[0].features + module.output.bias
+    torch.testing.assert_close(shut.tokens.features[:2], expected[:2])
+    assert torch.equal(shut.tokens.features[2], streams()[0].features[2])
+    assert not bool(shut.named["attention"].any())
 
 
 @pytest.mark.parametrize("align", [False, True])
