@@ -18,6 +18,7 @@ from chiasm.data.conversation import name_of
 from chiasm.data.feature_files import FEATURE_SUFFIXES, load_features
 from chiasm.data.video import open_video
 from chiasm.data.video_sampling import AllSampling, Sampling
+from chiasm.data.video_words import NOT_CLOSED
 from chiasm.data.vocabulary import PADDING, Vocabulary
 from chiasm.data.world.motion_cells import MOTION_LABELS, label_motion
 from chiasm.data.world.motion_render import MotionFrames
@@ -40,8 +41,8 @@ class _Read:
 class VideoCollator:
     """Turns samples with videos into a batch; see `VideoBatch`.
 
-    Each user turn is a question of its own, and the assistant's turn that follows is its answer. A
-    sample without a question has one row without words.
+    Each user turn is a question of its own, and the assistant's turn that follows is its answer;
+    requests of `NOT_CLOSED` are none. A sample without a question has one row without words.
 
     Args:
         vocabulary: The words of questions.
@@ -185,10 +186,14 @@ class VideoCollator:
 
 
 def _conversation(sample: Sample) -> list[tuple[str, str | None]]:
-    """Return the questions of a sample with their answers, None where nobody answered."""
+    """Return the questions of a sample with their answers, None where nobody answered.
+
+    A request for all that happens, or for a caption, is none: what it is answered with is in no
+    closed set.
+    """
     found: list[tuple[str, str | None]] = []
     for turn, following in zip(sample.turns, (*sample.turns[1:], None), strict=False):
-        if turn.role != "user":
+        if turn.role != "user" or turn.text in NOT_CLOSED:
             continue
         answered = following is not None and following.role == "assistant"
         answer = following.text.strip().lower() if answered and following is not None else None

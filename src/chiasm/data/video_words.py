@@ -12,6 +12,9 @@ VIDEO_REQUEST = "Describe this video."
 ACTIONS_REQUEST = "What happens in this video, and when?"
 """What the segments of a video are taken to answer."""
 
+NOT_CLOSED = (ACTIONS_REQUEST, VIDEO_REQUEST)
+"""Requests whose answer is in no closed set: segments tell the one, a caption the other."""
+
 NOTHING = "nothing"
 
 

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from chiasm.core.samples import Sample
-from chiasm.data.video_words import ACTIONS_REQUEST, VIDEO_REQUEST
+from chiasm.data.video_words import NOT_CLOSED
 from chiasm.inference.videos import ShownVideo
 from chiasm.models.long_video import LongVideo
-
-NOT_ASKED = (ACTIONS_REQUEST, VIDEO_REQUEST)
-"""Requests that no closed set of answers can answer: segments tell the one, captions the other."""
 
 
 def watch_samples(
@@ -58,7 +55,7 @@ def _lines(sample: Sample, shown: ShownVideo, timed: dict[str, Any]) -> list[dic
     said = [
         (number, _say(shown, text))
         for number, text in enumerate(questions)
-        if asked and text not in NOT_ASKED
+        if asked and text not in NOT_CLOSED
     ]
     name = sample.identifier
     if len(questions) == 1 and said:

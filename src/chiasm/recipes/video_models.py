@@ -114,10 +114,11 @@ def video_quality(model: LongVideo, samples: Sequence[Sample]) -> Mapping[str, f
             if model.decoder is not None:
                 decoded = model.decoder.decode(named, batch.videos.durations)
                 for sample, one in zip(part, decoded, strict=True):
+                    if sample.segments is None:
+                        continue
                     found[sample.identifier] = [segment.to_plain() for segment in one.segments]
                     truth[sample.identifier] = [
-                        {"label": s.label, "segment": [s.start, s.end]}
-                        for s in sample.segments or ()
+                        {"label": s.label, "segment": [s.start, s.end]} for s in sample.segments
                     ]
             for name, labels in batch.targets.items():
                 shown = (labels > 0) & (labels != IGNORE)

@@ -13,6 +13,7 @@ from chiasm.core.errors import ConfigError, DataError
 from chiasm.core.samples import Sample, Segment, Turn
 from chiasm.data.video_collate import VideoCollator
 from chiasm.data.video_sampling import RateSampling, UniformSampling
+from chiasm.data.video_words import ACTIONS_REQUEST, VIDEO_REQUEST
 from chiasm.data.vocabulary import UNKNOWN, Vocabulary
 from chiasm.data.world.motion import ACTIONS
 from chiasm.data.world.motion_cells import MOTION_LABELS, label_motion
@@ -173,3 +174,19 @@ def test_rims_have_no_label_and_far_cells_show_nothing() -> None:
 def test_a_batch_of_files_has_no_dense_truth() -> None:
     dataset = MotionDataset(world="motion", count=2)
     assert not collator(cells=(4, 4))([dataset[0], sample()]).targets
+
+
+def test_requests_without_a_closed_answer_are_no_questions() -> None:
+    """Actions told in words, and captions: the segments count, the words are in no closed set."""
+    turns = (
+        Turn("user", (ACTIONS_REQUEST,)),
+        Turn("assistant", ("0.5 - 1 s: jumping",), supervised=True),
+        Turn("user", (VIDEO_REQUEST,)),
+        Turn("assistant", ("A ball jumps.",), supervised=True),
+    )
+    video = np.zeros((5, 14, 14, 3), np.uint8)
+    batch = VideoCollator(Vocabulary(("red",)), answers=("red",))([Sample("a", turns, video=video)])
+    assert batch.videos is not None
+    assert batch.videos.answers.tolist() == [IGNORE]
+    assert batch.videos.asked.tolist() == [0]
+    assert not batch.attention_mask.any()
