@@ -39,6 +39,32 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """An action in a video.
+
+    Attributes:
+        start: First moment in seconds.
+        end: Last moment in seconds, after `start`.
+        label: The action.
+        score: How sure the model is, in [0, 1].
+    """
+
+    start: float
+    end: float
+    label: str
+    score: float
+
+    def document(self) -> dict[str, Any]:
+        """Return everything in plain values, for JSON."""
+        return {
+            "label": self.label,
+            "score": round(self.score, DIGITS),
+            "start": round(self.start, DIGITS),
+            "end": round(self.end, DIGITS),
+        }
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer, and what the gate did while the model looked.
 
@@ -53,6 +79,7 @@ class Answer:
         pair: What was made of image and reconstruction, or None where no pair was shown.
         tokens: The tokens written.
         choice: How it was chosen, or None where the model wrote it freely.
+        segments: What happens in the video, or None where nobody looked for that.
     """
 
     text: str
@@ -64,6 +91,7 @@ class Answer:
     pair: PairSight | None = None
     tokens: tuple[int, ...] = ()
     choice: Choice | None = None
+    segments: tuple[Segment, ...] | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -124,11 +152,15 @@ class Answer:
     def family_document(self, maps: bool = True) -> dict[str, Any]:
         """Return what the family adds to a text.
 
-        That is `likeliest` and `unknown_words` of an answer out of a closed set; of others
-        `gate_document`, and `pair` where there is one.
+        That is `likeliest`, `unknown_words` and, where they were looked for, `segments` of an
+        answer out of a closed set; of others `gate_document`, and `pair` where there is one.
         """
         if self.choice is not None:
-            return self.choice.document()
+            found = None if self.segments is None else [one.document() for one in self.segments]
+            return {
+                **self.choice.document(),
+                **({} if found is None else {"segments": found}),
+            }
         pair = {} if self.pair is None else {"pair": self.pair.document()}
         return {**self.gate_document(maps), **pair}
 
@@ -214,32 +246,6 @@ class Completion:
     def attention(self) -> Mapping[str, NDArray[np.float32]]:
         """Where the reconstruction was looked at; see `PairSight`."""
         return self.pair.attention
-
-
-@dataclass(frozen=True)
-class Segment:
-    """An action in a video.
-
-    Attributes:
-        start: First moment in seconds.
-        end: Last moment in seconds, after `start`.
-        label: The action.
-        score: How sure the model is, in [0, 1].
-    """
-
-    start: float
-    end: float
-    label: str
-    score: float
-
-    def document(self) -> dict[str, Any]:
-        """Return everything in plain values, for JSON."""
-        return {
-            "label": self.label,
-            "score": round(self.score, DIGITS),
-            "start": round(self.start, DIGITS),
-            "end": round(self.end, DIGITS),
-        }
 
 
 def _rounded(shares: Mapping[str, float]) -> dict[str, float]:

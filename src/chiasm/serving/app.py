@@ -31,12 +31,14 @@ from chiasm.inference.responding import (
     splice,
 )
 from chiasm.inference.senses import Sensing, check_sense
+from chiasm.inference.videos import as_watching
 from chiasm.serving.completions import StopCutter, Ticket, event, usage
 from chiasm.serving.faults import SERVER, RequestFaultError
 from chiasm.serving.limits import Limits
 from chiasm.serving.messages import ChatRequest, read_conversation, read_request
 from chiasm.serving.page import PAGE, PAGE_POLICY
 from chiasm.serving.turns import Turns, settle, to_its_end
+from chiasm.serving.videos import look_at_video
 
 CLIENT_GONE = 499
 """Status of an answer that nobody waits for any more, as web servers log it."""
@@ -179,6 +181,11 @@ class Server:
 
     def _prepare(self, request: ChatRequest) -> Prepared:
         """Decode, collate and look: all that can go wrong before the first word."""
+        if "video" in self.model.senses:
+            watcher = as_watching(self.model)
+            write, length = look_at_video(watcher, request, self.limits)
+            one = Generation(1, request.temperature, request.top_p, request.stop)
+            return Prepared(request, write, length, one)
         sample = read_conversation(request, self.limits)
         host = self.model.host
         write, length = self._look(sample)
@@ -228,7 +235,7 @@ class Server:
             return prepared.write(prepared.generation, follow)[0]
 
     def _card(self) -> dict[str, Any]:
-        paired = "reconstruction" in self.model.senses
+        others = {"reconstruction", "video"} & self.model.senses
         return {
             "id": self.names[0],
             "object": "model",
@@ -236,7 +243,7 @@ class Server:
             "owned_by": "chiasm",
             "chiasm": {
                 "senses": sorted(self.model.senses),
-                "encoders": [] if paired else list(self.model.encoders),
+                "encoders": [] if others else list(self.model.encoders),
                 "max_tokens": self.limits.new_tokens,
             },
         }

@@ -66,7 +66,20 @@ class ImagePart(_Strict):
     image_url: ImageAddress
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+class VideoAddress(_Strict):
+    """Where a video is: a data: URI."""
+
+    url: str
+
+
+class VideoPart(_Strict):
+    """A video."""
+
+    type: Literal["video_url"]
+    video_url: VideoAddress
+
+
+Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
 class Message(_Strict):
@@ -201,9 +214,15 @@ def read_conversation(request: ChatRequest, limits: Limits) -> Sample:
         raise RequestFaultError(str(error), "invalid_messages", param="messages") from None
 
 
-def _plain(part: TextPart | ImagePart, place: str, limits: Limits) -> dict[str, Any]:
+def _plain(part: Part, place: str, limits: Limits) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
+    if isinstance(part, VideoPart):
+        raise RequestFaultError(
+            f"{place}: this model reads no videos; send images, or ask a model that watches",
+            "invalid_messages",
+            param=place,
+        )
     return {"type": "image", "image": _read_image(part.image_url.url, place, limits)}
 
 
@@ -211,7 +230,7 @@ def _read_image(url: str, place: str, limits: Limits) -> Image.Image:
     head, comma, body = url.partition(",")
     if not comma or not head.lower().startswith("data:image/"):
         raise RequestFaultError(
-            f"{place}: the address {_shortened(url)!r} is not read: this server opens no file and "
+            f"{place}: the address {shorten(url)!r} is not read: this server opens no file and "
             "fetches nothing from any network; send the image itself, as "
             "data:image/png;base64,...",
             "image_url_not_allowed",
@@ -251,7 +270,8 @@ def _read_image(url: str, place: str, limits: Limits) -> Image.Image:
         ) from None
 
 
-def _shortened(text: str) -> str:
+def shorten(text: str) -> str:
+    """Return an address as a message shows it."""
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
