@@ -36,7 +36,8 @@ class FrameEncoderConfig(Config):
 
     Attributes:
         cell: Side of a cell in pixels; frames are a whole number of cells.
-        margin: Pixels that a window shows beyond its cell on each side.
+        margin: Pixels that a window shows beyond its cell on each side. A thing whose middle lies
+            in the cell should fit into the window: half of it tells little of its shape.
         patch: Side of the patches of the first step; it divides cell and margin.
         offsets: Other frames that a frame's colours are compared with, relative to it. Only
             negative ones see nothing of the future, as a stream must.
@@ -48,7 +49,7 @@ class FrameEncoderConfig(Config):
     """
 
     cell: int = Field(default=16, ge=1)
-    margin: int = Field(default=4, ge=0)
+    margin: int = Field(default=8, ge=0)
     patch: int = Field(default=4, ge=1)
     offsets: tuple[int, ...] = (-1, 1)
     stem: int = Field(default=32, ge=1)
