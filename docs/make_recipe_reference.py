@@ -23,16 +23,27 @@ from chiasm.data.mask_prompts import PromptDrawing
 from chiasm.encoders import ENCODERS
 from chiasm.encoders.codebook import CodebookConfig
 from chiasm.encoders.codebook_use import RevivalConfig
+from chiasm.encoders.frames import FrameEncoderConfig
+from chiasm.encoders.video_features import VideoFeaturesConfig
 from chiasm.fusion import FUSIONS
+from chiasm.heads.action_decoding import ActionDecoderConfig
+from chiasm.heads.actions import ActionHeadConfig
+from chiasm.heads.answers import AnswerHeadConfig
 from chiasm.heads.mask_refiner import MaskRefinerConfig
 from chiasm.heads.sam import SamConfig
 from chiasm.language.adapters import LoraAdapterConfig
 from chiasm.language.scratch import ScratchHostConfig
+from chiasm.layers.domains import DomainsConfig
+from chiasm.layers.experts import ExpertsConfig
+from chiasm.layers.low_rank import LowRankConfig
+from chiasm.layers.reader import ReaderConfig
+from chiasm.layers.routing import RouterConfig
 from chiasm.models.dual_encoder_modes import FREEZE_FLAGS, TRAINING_MODES
 from chiasm.models.segmenter import SegmenterConfig
 from chiasm.models.tokenizer import TokenizerConfig
 from chiasm.objectives.gate import DiversityConfig
 from chiasm.recipes import data_choice, schema, training_choice
+from chiasm.recipes.video_choice import VideoChoice
 from chiasm.training.settings import StageSettings, TrainingSettings
 
 PAGE = Path(__file__).parent / "reference" / "recipe.md"
@@ -50,6 +61,17 @@ SECTIONS: tuple[tuple[str, type[Config]], ...] = (
     ("tokenizer", TokenizerConfig),
     ("tokenizer.codebook", CodebookConfig),
     ("tokenizer.revival", RevivalConfig),
+    ("video", VideoChoice),
+    ("video.frames", FrameEncoderConfig),
+    ("video.features", VideoFeaturesConfig),
+    ("video.reader", ReaderConfig),
+    ("video.answer_head", AnswerHeadConfig),
+    ("video.action_head", ActionHeadConfig),
+    ("video.decoder", ActionDecoderConfig),
+    ("video.by_domain", DomainsConfig),
+    ("video.by_domain.adapters", LowRankConfig),
+    ("video.by_domain.experts", ExpertsConfig),
+    ("video.by_domain.router", RouterConfig),
     ("data", schema.DataChoice),
     ("data.train, data.validation: a source", data_choice.Source),
     ("data.train.grounding, data.validation.grounding", GroundingOptions),
