@@ -12,7 +12,9 @@ the clips' mean and on all their numbers. Detection: pieces of 8 to 25 frames of
 ten actions, joined, with pieces of clips of the last five, which nobody names, before, between and
 after them; held-out clips make the videos that are measured. The baselines are logistic regression
 on the mean of sliding windows, and on that and what lies around them, with the decoder's own
-suppression. The numbers of the baselines that could be chosen are chosen on a part of training.
+suppression. What can be chosen of the baselines is chosen on a part of training. Windows are
+learned from as many joined videos as are measured, the detector from a new one in each place of a
+batch: both are made of the same clips. The mean of training is taken off all features.
 
 Joints are abrupt, which real videos are not: figures of borders flatter every method alike.
 """
@@ -252,11 +254,12 @@ def detect(
     for name, around in (("windows", False), ("windows and surroundings", True)):
         tried = {}
         for prior in (1e-3, 1e-2, 1e-1, 1.0):
-            learned, asked = join(inner["train"], 60, seed + 1), join(inner["held_out"], 40, seed)
+            learned = join(inner["train"], options.videos, seed + 1)
+            asked = join(inner["held_out"], options.videos, seed)
             probe = fit_windows(learned, LABELS[:NAMED], RATE, prior, around)
             tried[prior] = precision(probe.find(asked, RATE), asked)["thumos"]
         best = max(tried, key=tried.__getitem__)
-        learned = join(parts["train"], 120, seed + 1)
+        learned = join(parts["train"], options.videos, seed + 1)
         probe = fit_windows(learned, LABELS[:NAMED], RATE, best, around)
         found[name] = {**precision(probe.find(test, RATE), test), "prior": best}
     torch.manual_seed(seed)
@@ -330,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--members", type=int, default=3, help="classifiers a seed")
     parser.add_argument("--clip-steps", type=int, default=200)
     parser.add_argument("--video-steps", type=int, default=300)
-    parser.add_argument("--videos", type=int, default=90, help="joined videos that are measured")
+    parser.add_argument("--videos", type=int, default=90, help="joined videos measured")
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     clips = load_feature_set(options.data)
