@@ -29,10 +29,11 @@ from chiasm.recipes.loading import load_recipe, load_run, recipe_text
 from chiasm.recipes.places import shipped_engines
 from chiasm.recipes.schema import Recipe
 from tests.recipes.pointing import write_panoptic, write_phrases
-from tests.recipes.small import SCENARIOS, tiny_overrides, write_questions
+from tests.recipes.small import SCENARIOS, tiny_overrides, tiny_strategy, write_questions
 from tests.tiny import tiny_qwen2_5_vl
 from tests.tiny_eyes import tiny_encoder
 from tests.tiny_pairs import SMALL, tiny_pair_model
+from tests.tiny_watchers import tiny_watcher
 from tests.unit.inference.grounders import build_grounder
 from tests.unit.inference.pointers import scene
 
@@ -74,7 +75,11 @@ def grounder() -> Any:
 def desk(parts: Path, grounder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder a reader of the pages works in."""
     monkeypatch.chdir(tmp_path)
-    trained = {"runs/pointer": lambda: grounder, "runs/pair": tiny_pair_model}
+    trained = {
+        "runs/pointer": lambda: grounder,
+        "runs/pair": tiny_pair_model,
+        "runs/video": lambda: tiny_watcher(sampling={"kind": "rate", "rate": 3}),
+    }
 
     def load(name: str | Path) -> Any:
         return trained[str(name)]() if str(name) in trained else load_run(name)
@@ -122,6 +127,10 @@ def run(words: list[str], parts: Path) -> tuple[int, str]:
     arguments = words[1:]
     if arguments[:2] == ["train", "htfa-debug"]:
         arguments = [*arguments, *(o for o in SMALL if not o.startswith("data."))]
+    if arguments[0] == "train" and arguments[1].startswith("video-"):
+        whole = [one.partition("=")[0] for one in arguments[2:] if "=" in one]
+        small = tiny_strategy(arguments[1])
+        arguments += [one for one in small if not one.startswith(tuple(whole or " "))]
     if arguments[0] in ("train", "plan") and arguments[1] in SCENARIOS:
         arguments = [*arguments, *shrunk(parts, STAGES.get(arguments[1], 1))]
     done = CliRunner().invoke(app, arguments)
@@ -137,6 +146,7 @@ def test_there_are_pages_with_commands() -> None:
         "pointing",
         "several-processes",
         "train",
+        "video",
         "your-own-data",
         "your-own-fusion",
     }

@@ -87,3 +87,27 @@ def tiny_pointing(home: Path, folder: Path, steps: int = 2) -> list[str]:
         "training.evaluate_every=2",
         "training.checkpoint_every=2",
     ]
+
+
+def tiny_strategy(name: str) -> list[str]:
+    """What brings a strategy for videos down to the size of a test, and nothing else."""
+    more = {
+        "video-domain-aware": ["training.stages.1.steps=3", "training.stages.1.warmup=0"],
+        "video-curriculum": ["video.curriculum=4"],
+        "video-progressive-merging": ["video.curriculum=4"],
+    }
+    return [
+        "video.frames={cell: 32, stem: 5, channels: [7], width: 22}",
+        "video.sampling={kind: uniform, count: 7}",
+        "video.reader={attention: hierarchical, options: {}, depth: 1, heads: 2}",
+        "video.answer_head={depth: 1, heads: 2}",
+        "video.action_head={hidden: 13, borders: [8], depth: 1}",
+        "data.train.0.count=11",
+        "data.validation.0.count=3",
+        "training.batch_size=2",
+        "training.evaluate_every=2",
+        "training.checkpoint_every=4",
+        "training.stages.0.steps=4",
+        "training.stages.0.warmup=0",
+        *more.get(name, []),
+    ]

@@ -93,7 +93,7 @@ def _draw_frames(sheet: _Sheet, video: Any, shown: ShownVideo) -> None:
     opened = open_video(video)
     height, width = opened.size
     across = max(1, round(STRIP * width / height))
-    count = max(1, AXIS // across)
+    count = max(1, AXIS // (across + 2))
     clip = opened.sample(UniformSampling(count=count, short="repeat"))
     for place, frame in enumerate(clip.frames):
         left = GUTTER + round((place + 0.5) * AXIS / count - across / 2)

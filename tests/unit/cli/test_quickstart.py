@@ -2,6 +2,7 @@
 
 import json
 
+from PIL import Image
 from typer.testing import CliRunner
 
 from chiasm.cli.main import app
@@ -42,6 +43,29 @@ def test_grounding_leaves_a_run_that_points_and_a_report(tmp_path):
     assert (output / "grounding" / "model.safetensors").is_file()
     assert "<html" in (output / "report" / "pointing.html").read_text(encoding="utf-8")
     assert set(document["seconds"]) == {"data", "training", "evaluation"}
+
+
+def test_video_leaves_a_run_that_watches_a_ledger_and_a_timeline(tmp_path, monkeypatch):
+    monkeypatch.setattr("chiasm.evaluation.video_ledgers.can_measure_memory", lambda: False)
+    output = tmp_path / "out"
+    small = ["--scenes", "20", "--steps", "2"]
+    result = CliRunner().invoke(app, ["quickstart", "video", "-o", str(output), *small, "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["videos"] == 2
+    assert "trained here, 2 steps" in document["scores"]
+    for found in document["scores"].values():
+        for number in ("exact_match", "majority", "map_thumos", "map_activitynet"):
+            assert 0 <= found[number] <= 1
+    if "tiny-video" in document["scores"]:
+        assert document["scores"]["tiny-video"]["exact_match"] > 0.4
+    assert list(document["ledger"]) == ["unmerged", "merged"]
+    assert (output / "video" / "model.safetensors").is_file()
+    assert (output / "world" / "test" / "videos" / "test-0.mp4").is_file()
+    assert "<html" in (output / "report" / "ledger.html").read_text(encoding="utf-8")
+    with Image.open(document["timeline"]) as timeline:
+        assert timeline.width > 900
+    assert set(document["seconds"]) == {"data", "training", "evaluation", "report"}
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):

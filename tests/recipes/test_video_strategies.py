@@ -1,0 +1,135 @@
+"""The four strategies of training on videos: their figures, a few steps of each, and a dry run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from chiasm.cli.main import app
+from chiasm.data.world import write
+from chiasm.models.long_video import LongVideo
+from chiasm.recipes.loading import load_recipe, load_run
+from chiasm.recipes.places import shipped_recipes
+from chiasm.recipes.running import prepare, run
+from tests.recipes.small import tiny_strategy
+
+STRATEGIES = (
+    "video-domain-aware",
+    "video-multi-task",
+    "video-curriculum",
+    "video-progressive-merging",
+)
+
+
+def test_the_figures_are_those_of_the_strategies() -> None:
+    domains = load_recipe("video-domain-aware").video_parts.by_domain
+    assert domains is not None and domains.adapters is not None and domains.router is not None
+    assert (domains.adapters.rank, domains.adapters.alpha) == (8, 16)
+    tasks = load_recipe("video-multi-task").objective
+    assert tasks.answers == pytest.approx(0.33)
+    parts = {name: weight for name, weight in tasks.actions.items() if name != "smoothness"}
+    assert sum(parts.values()) == pytest.approx(0.33)
+    assert sum(tasks.cells.values()) == pytest.approx(0.34)
+    assert tasks.actions["smoothness"] > 0
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_first_line_is_a_command_that_runs_it(name: str) -> None:
+    line = shipped_recipes()[name].read_text(encoding="utf-8").splitlines()[0]
+    assert line == f"# chiasm train {name} --output runs/{name}"
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_few_steps_give_a_run_that_loads(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, tiny_strategy(name))
+    output = tmp_path / "run"
+    assert run(prepare(recipe, output, tmp_path), output).finished
+    model = load_run(output)
+    assert isinstance(model, LongVideo)
+    assert model.senses == {"video", "ask", "watch"}
+    parts = json.loads((output / "parts.json").read_text(encoding="utf-8"))["stages"]
+    trained = {
+        name: {row["name"] for row in stage["parts"] if row["trainable"]}
+        for name, stage in parts.items()
+    }
+    shared = {"frame_encoder", "reader", "cell_head", "answer_head", "action_head", "frame_pool"}
+    if name == "video-domain-aware":
+        assert trained == {"shared": shared, "domains": {"domains"}}
+    else:
+        assert list(trained.values()) == [shared]
+
+
+def test_domains_are_learned_last_and_alone(tmp_path: Path) -> None:
+    """The second stage moves adapters and router, and not a bit of what all domains share."""
+    recipe = load_recipe(
+        "video-domain-aware", [*tiny_strategy("video-domain-aware"), "data.validation=[]"]
+    )
+    short = [
+        *tiny_strategy("video-domain-aware"),
+        "data.validation=[]",
+        "training.stages.1.steps=1",
+    ]
+    states = []
+    for index, one in enumerate((recipe, load_recipe("video-domain-aware", short))):
+        output = tmp_path / str(index)
+        run(prepare(one, output, tmp_path), output)
+        states.append(load_run(output).state_dict())
+    differing = {name for name in states[0] if not torch.equal(states[0][name], states[1][name])}
+    differing -= {name for name in differing if name.endswith("progress.seen")}
+    assert differing
+    assert all("lora_" in name or name.startswith("by_domain.") for name in differing), differing
+
+
+RATIOS = {
+    "video-curriculum": [1.0, 1.0, 0.625, 0.25, 0.25],
+    "video-progressive-merging": [0.5] * 5,
+}
+WEIGHTS = {
+    "video-curriculum": [(0.5, 0.5)] * 5,
+    "video-progressive-merging": [(1.0, 0.0)] * 2 + [(0.5, 0.5)] * 3,
+}
+
+
+@pytest.mark.parametrize("name", sorted(RATIOS))
+def test_what_is_merged_follows_the_schedule(name: str) -> None:
+    recipe = load_recipe(name)
+    compression = recipe.video_parts.compression
+    assert compression is not None and compression.schedule is not None
+    schedule = compression.schedule.build()
+    found = [schedule.at(part / 4) for part in range(5)]
+    assert [setting.ratio for setting in found] == pytest.approx(RATIOS[name])
+    assert [(setting.motion, setting.saliency) for setting in found] == WEIGHTS[name]
+    assert recipe.video_parts.curriculum == recipe.training.stages[0].steps
+
+
+def test_a_model_learns_from_videos_and_annotations_on_disk(tmp_path: Path) -> None:
+    """What asks for actions has no place in the closed set, and its segments are learned."""
+    write.make("motion", tmp_path / "world", 5, 3, questions_per_image=2)
+    told = ("video_qa", "action_detection")
+    data = [
+        f"data.{part}=[{', '.join(f'{{path: world/{folder}/annotations/{n}.json}}' for n in told)}]"
+        for part, folder in (("train", "training"), ("validation", "validation"))
+    ]
+    data.append("objective.cells={}")
+    small = [one for one in tiny_strategy("video-curriculum") if not one.startswith("data.")]
+    recipe = load_recipe("video-curriculum", [*small, *data])
+    output = tmp_path / "run"
+    assert run(prepare(recipe, output, tmp_path), output).finished
+    told = (output / "metrics.jsonl").read_text(encoding="utf-8")
+    assert '"accuracy"' in told and '"map"' in told
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_dry_run_tells_the_configuration_and_the_parameters(name: str) -> None:
+    done = CliRunner().invoke(app, ["train", name, *tiny_strategy(name), "--dry-run"])
+    assert done.exit_code == 0, done.stderr
+    told = " ".join((done.stdout + done.stderr).split())
+    assert "family: long_video" in told
+    for part in ("frame_encoder", "reader", "answer_head", "action_head"):
+        assert part in told
+    if name == "video-domain-aware":
+        assert "domains" in told
