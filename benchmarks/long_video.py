@@ -68,22 +68,26 @@ def samples_of(world: str, seed: int, count: int) -> list[Sample]:
     return [dataset[index] for index in range(count)]
 
 
-def measure_merging(model: LongVideo, seeds: Sequence[int], count: int, rounds: int) -> Any:
+def measure_merging(
+    model: LongVideo, world: str, seeds: Sequence[int], count: int, rounds: int
+) -> Any:
     """Return accuracy, time and memory by method and ratio."""
     ways = [("none", 1.0), *((method, ratio) for ratio in (0.5, 0.25) for method in METHODS)]
     accuracy: dict[str, list[float]] = {}
     for seed in seeds:
-        samples = samples_of("motion", seed, count)
+        samples = samples_of(world, seed, count)
         for method, ratio in ways:
             model.reading.compression = compression(method, ratio)
             numbers = video_quality(model, samples)
             accuracy.setdefault(f"{method} {ratio:g}", []).append(numbers["accuracy"])
-    return {"accuracy": accuracy, **_costs(model, ways, rounds)}
+    return {"accuracy": accuracy, **_costs(model, world, ways, rounds)}
 
 
-def _costs(model: LongVideo, ways: Sequence[tuple[str, float]], rounds: int) -> dict[str, Any]:
+def _costs(
+    model: LongVideo, world: str, ways: Sequence[tuple[str, float]], rounds: int
+) -> dict[str, Any]:
     """Return seconds a round and MiB of encoding and reading eight videos, by way."""
-    batch = model.collator(samples_of("motion", 0, 8))
+    batch = model.collator(samples_of(world, 0, 8))
     videos = batch.videos
     assert videos is not None
     built = {f"{method} {ratio:g}": compression(method, ratio) for method, ratio in ways}
@@ -244,6 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("merging", "actions", "memory"))
     parser.add_argument("run", help="a run of the family long_video")
+    parser.add_argument("--world", default="motion", help="of `merging`: what is asked about")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of test videos")
     parser.add_argument("--videos", type=int, default=100, help="for each seed")
     parser.add_argument("--rounds", type=int, default=7, help="of timing")
@@ -255,7 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not isinstance(model, LongVideo):
         parser.error(f"{options.run} is a {type(model).__name__}, no model of long videos")
     if options.what == "merging":
-        results = measure_merging(model, options.seeds, options.videos, options.rounds)
+        results = measure_merging(
+            model, options.world, options.seeds, options.videos, options.rounds
+        )
     elif options.what == "actions":
         results = measure_actions(model, options.seeds, options.videos)
     else:
