@@ -1,5 +1,6 @@
 """Every command of the README runs, at the scale of a test."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -7,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import chiasm
+from tests.tiny_watchers import tiny_watcher
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,14 +51,21 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 
     write.make("attributes_and_grain", tmp_path / "world", 3, seed=0)
     write.make("shapes", tmp_path / "things", 3, seed=0)
+    write.make("motion", tmp_path / "moving", 1, seed=0, splits=("test",))
     monkeypatch.chdir(tmp_path)
+    watched = "runs/video-quickstart/video"
+    load = chiasm.load
+    monkeypatch.setattr(
+        chiasm, "load", lambda name: tiny_watcher() if name == watched else load(name)
+    )
     names: dict[str, object] = {}
     for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(compile(code, "README.md", "exec"), names)
-    answer, weights, mask = capsys.readouterr().out.splitlines()
+    answer, weights, mask, actions = capsys.readouterr().out.splitlines()
     assert answer
     assert "eye" in weights
     assert mask.startswith("(112, 112)")
+    assert len(ast.literal_eval(actions)) == 3
 
 
 def test_make_has_the_commands_of_the_readme():
