@@ -23,6 +23,7 @@ PROMISED = {
     "tiny-grounding",
     "tiny-host",
     "tiny-host-112",
+    "tiny-pair",
     "tiny-pair-host",
     "tiny-pair-tokenizer",
     "tiny-sam",

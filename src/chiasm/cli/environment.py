@@ -61,6 +61,7 @@ SHIPPED = (
     "tiny-grounding",
     "tiny-pair-host",
     "tiny-pair-tokenizer",
+    "tiny-pair",
 )
 GIBIBYTE = 1024**3
 

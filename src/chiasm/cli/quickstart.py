@@ -13,6 +13,9 @@ from chiasm.cli.output import Json, console, emit
 from chiasm.cli.quickstart_grounding import SCENES as GROUNDING_SCENES
 from chiasm.cli.quickstart_grounding import STEPS as GROUNDING_STEPS
 from chiasm.cli.quickstart_grounding import run_grounding, show_grounding
+from chiasm.cli.quickstart_occlusion import SCENES as OCCLUSION_SCENES
+from chiasm.cli.quickstart_occlusion import STEPS as OCCLUSION_STEPS
+from chiasm.cli.quickstart_occlusion import run_occlusion, show_occlusion
 from chiasm.cli.quickstart_video import SCENES as VIDEO_SCENES
 from chiasm.cli.quickstart_video import STEPS as VIDEO_STEPS
 from chiasm.cli.quickstart_video import run_video, show_video
@@ -21,7 +24,7 @@ from chiasm.core.errors import InputError, UnknownNameError
 if TYPE_CHECKING:
     from chiasm.evaluation.report import EvaluationReport
 
-FAMILIES = ("dual", "grounding", "video")
+FAMILIES = ("dual", "grounding", "occlusion", "video")
 """Families that have a quickstart."""
 
 WORLD = "attributes_and_grain"
@@ -39,7 +42,7 @@ GRAIN = "grain"
 
 def quickstart(
     family: Annotated[
-        str, typer.Argument(help="Which family to try: dual, grounding or video.")
+        str, typer.Argument(help="Which family to try: dual, grounding, occlusion or video.")
     ] = "dual",
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for everything that is made.")
@@ -57,8 +60,9 @@ def quickstart(
 
     The shipped tiny-host answers questions about drawn scenes and cannot see fine textures. The
     quickstart `dual` gives it a second eye, trains only the fusion between them, and shows what
-    changed. `grounding` teaches a mask head to read the attention of a frozen host; `video` teaches
-    a small model to find what happens in videos, and when.
+    changed. `grounding` teaches a mask head to read the attention of a frozen host; `occlusion`
+    teaches a host to look at a picture and the reconstruction of what is hidden in it; `video`
+    teaches a small model to find what happens in videos, and when.
 
     Example: chiasm quickstart dual --output runs/quickstart
     """
@@ -69,6 +73,10 @@ def quickstart(
     if family == "grounding":
         document = run_grounding(output, seed, scenes or GROUNDING_SCENES, steps or GROUNDING_STEPS)
         emit(document, as_json=json, render=lambda target: show_grounding(document, target))
+        return
+    if family == "occlusion":
+        document = run_occlusion(output, seed, scenes or OCCLUSION_SCENES, steps or OCCLUSION_STEPS)
+        emit(document, as_json=json, render=lambda target: show_occlusion(document, target))
         return
     if family == "video":
         document = run_video(output, seed, scenes or VIDEO_SCENES, steps or VIDEO_STEPS)
