@@ -419,3 +419,13 @@ def test_the_same_frames_give_the_same_file(tmp_path: Path) -> None:
     for file in files:
         write_video(file, map(grey, range(COUNT)), NTSC, key_frames=BETWEEN_KEYS)
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_pieces_may_hold_a_frame_several_times(steady: Path) -> None:
+    video = open_video(steady)
+    pieces = list(video.pieces([0, 0, 3, 3, 3, 4], 4))
+    assert [numbers(piece.frames) for piece in pieces] == [[0, 0, 3, 3], [3, 4]]
+    assert [piece.indices.tolist() for piece in pieces] == [[0, 0, 3, 3], [3, 4]]
+    for indices, length in (([3, 1], 4), ([], 4), ([0], 0), ([COUNT], 4), ([-1], 4)):
+        with pytest.raises(InputError, match="pieces of at least 1 and ascending indices from 0"):
+            list(video.pieces(indices, length))
