@@ -45,6 +45,27 @@ def test_grounding_leaves_a_run_that_points_and_a_report(tmp_path):
     assert set(document["seconds"]) == {"data", "training", "evaluation"}
 
 
+def test_occlusion_leaves_a_run_that_answers_and_sheets(tmp_path):
+    output = tmp_path / "out"
+    small = ["--scenes", "60", "--steps", "2", "--json"]
+    result = CliRunner().invoke(
+        app, ["quickstart", "occlusion", "-o", str(output), *small, "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["pairs"] == 6
+    assert set(document["right"]) == {"trained here, 2 steps", "tiny-pair"}
+    for found in document["right"].values():
+        assert len(found) == 3 and all(0 <= value <= 1 for value in found.values())
+    assert document["right"]["tiny-pair"]["the pair"] > 0.4
+    assert (output / "pair" / "model.safetensors").is_file()
+    assert len(document["sheets"]) == 4
+    for path in document["sheets"]:
+        with Image.open(path) as sheet:
+            assert sheet.width > 900
+    assert set(document["seconds"]) == {"data", "training", "evaluation", "sheets"}
+
+
 def test_video_leaves_a_run_that_watches_a_ledger_and_a_timeline(tmp_path, monkeypatch):
     monkeypatch.setattr("chiasm.evaluation.video_ledgers.can_measure_memory", lambda: False)
     output = tmp_path / "out"
