@@ -16,7 +16,7 @@ from pydantic import Field
 from chiasm.core.config import Config
 from chiasm.core.errors import CheckpointError, InputError
 from chiasm.language.host import Host
-from chiasm.layers.low_rank import (
+from chiasm.layers.lora import (
     keep_training,
     linear_layers,
     load_lora_weights,

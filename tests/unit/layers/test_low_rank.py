@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from chiasm.core.batch import IGNORE
 from chiasm.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from chiasm.layers.attention import ATTENTION
+from chiasm.layers.lora import lora_modules
 from chiasm.layers.low_rank import (
     LowRankAdapters,
     LowRankConfig,
     add_low_rank,
     load_low_rank,
-    lora_modules,
 )
 from chiasm.layers.routing import Routing
 
