@@ -179,11 +179,12 @@ def predict_pair_file(
 
 def _check(model: Pairing, wants: PairWants) -> None:
     from chiasm.inference.senses import check_sense
-    from chiasm.language.drawing import check_drawing
 
-    if wants.complete:
-        check_sense(model, "complete")
-        check_drawing(wants.temperature, wants.top_k, wants.guidance)
+    if not wants.complete:
+        return
+    check_sense(model, "complete")
+    if model.drawing is not None:
+        model.drawing.check(**vars(wants.painting))
 
 
 def _ask(

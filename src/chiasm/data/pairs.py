@@ -24,6 +24,9 @@ from chiasm.data.masks import read_mask
 ROUNDING = 2e-3
 """How far an undone normalisation may leave [0, 1]: what half precision rounds, and no more."""
 
+BEYOND = 0.5
+"""How far a box may lie outside its picture, in pixels: what rounding leaves, and no more."""
+
 PROBE = 32
 """Side of the black and white pictures by which a framing is tried out, in pixels."""
 
@@ -108,20 +111,24 @@ class PairFraming:
             name: What to call the box in messages.
 
         Returns:
-            XYXY as parts of the view's side, cut off at its borders.
+            XYXY as parts of the view's side, cut off where the view crops the picture.
 
         Raises:
-            DataError: The view shows nothing of the box.
+            DataError: The view shows nothing of the box, or the box leaves the picture.
         """
+        width, height = geometry.original_width, geometry.original_height
+        given = (
+            f"give [left, top, right, bottom] in the pixels of its picture of {width} x {height} "
+            "(width x height)"
+        )
         corners = torch.tensor([box[:2], box[2:]], dtype=torch.float64)
         cells = geometry.to_cells(corners) / corners.new_tensor([geometry.columns, geometry.rows])
         left, top, right, bottom = cells.clamp(0, 1).flatten().tolist()
         if not (left < right and top < bottom):
-            raise DataError(
-                f"{name}: the box {list(box)} shows nothing; give [left, top, right, bottom] in "
-                f"the pixels of its picture of {geometry.original_width} x "
-                f"{geometry.original_height} (width x height)"
-            )
+            raise DataError(f"{name}: the box {list(box)} shows nothing; {given}")
+        outside = max(-box[0], -box[1], box[2] - width, box[3] - height)
+        if outside > BEYOND:
+            raise DataError(f"{name}: the box {list(box)} lies outside; {given}")
         return [left, top, right, bottom]
 
 

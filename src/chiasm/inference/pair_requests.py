@@ -47,10 +47,15 @@ class PairRequest:
         """Read a request from a dictionary.
 
         Raises:
-            InputError: A key is unknown or missing.
+            InputError: It is no dictionary, or a key is unknown or missing.
         """
         known = [entry.name for entry in fields(cls)]
         needed = known[:3]
+        if not isinstance(values, Mapping):
+            raise InputError(
+                f"pair {index} is of type {type(values).__name__}; give a dictionary with "
+                f"{', '.join(needed)}"
+            )
         wrong = [key for key in values if key not in known]
         lacking = [key for key in needed if values.get(key) is None]
         if wrong or lacking:

@@ -39,8 +39,9 @@ class PairSight:
         hidden: bool (H, W), the pixels that were said to be hidden; None where nobody said.
         attention: Where the reconstruction was looked at, by who looked: `all` cells, those of the
             `thing`'s box, the `hidden` ones. Each float32 (rows, columns) over the original's
-            cells, mean over looking cells and heads, sums to 1. Empty where no weights were asked
-            for, and without a group that has no cell.
+            cells, mean over looking cells and heads; sums to 1, or to less where some of it went
+            to the half grid or was declined. Empty where no weights were asked for, and without a
+            group that has no cell.
         view: The box that the cells cover, XYXY in pixels of the original.
     """
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from chiasm.core.errors import InputError
+from chiasm.core.errors import DataError, InputError
 from chiasm.core.samples import Sample, Turn
 from chiasm.inference.answers import Answer, Completion, Mask, Segment
 from chiasm.inference.chain_of_thought import (
@@ -354,6 +354,8 @@ class Session:
         check_sense(self.model, "ask")
         if not isinstance(text, str):
             raise InputError(f"the question is of type {type(text).__name__}; allowed: a text")
+        if not text.strip():
+            raise DataError(f"the question is {text!r}; give a text, not blank")
         if not self._begun:
             raise InputError(
                 "nothing was set to ask about; call set(image=...) first, or set() to ask about "

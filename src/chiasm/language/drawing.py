@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -16,18 +17,21 @@ from chiasm.language.painter import Painter, choose_codes
 from chiasm.language.splice import Spliced, check_ends_real
 
 
-def check_drawing(temperature: float, top_k: int, guidance: float) -> None:
+def check_drawing(temperature: float, top_k: int, guidance: float, seed: int | None = None) -> None:
     """Check the settings of drawing.
 
     Raises:
         InputError: One is out of range.
     """
-    if temperature < 0:
+    # Written so that what is not a number is out of range too.
+    if not 0 <= temperature < math.inf:
         raise InputError(f"temperature is {temperature}; it must be 0 (greedy) or above (sampling)")
     if top_k < 0:
         raise InputError(f"top_k is {top_k}; it must be 0 (all codes) or above")
-    if guidance < 1:
+    if not 1 <= guidance < math.inf:
         raise InputError(f"guidance is {guidance}; it must be 1 (none) or above")
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
+        raise InputError(f"seed is {seed!r}; it must be a whole number from 0 to {2**63 - 1}")
 
 
 @torch.no_grad()
@@ -66,7 +70,7 @@ def draw_codes(
     Raises:
         InputError: A setting is out of range, or a row ends in padding.
     """
-    check_drawing(temperature, top_k, guidance)
+    check_drawing(temperature, top_k, guidance, seed)
     check_ends_real(prompt.attention_mask, "drawing")
     generator = None
     if seed is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from chiasm.core.batch import PairBatch
-from chiasm.core.errors import ConfigError
+from chiasm.core.errors import ConfigError, InputError
 from chiasm.encoders.codebook import Codebook
 from chiasm.fusion.pair_views import Drawn, view_to_draw
 from chiasm.language.code_segment import (
@@ -115,12 +115,33 @@ class Drawing:
         states = states_at(hidden, taught.written.predicting)
         return {"codes.logits": self.painter.score(states), "codes.targets": taught.targets}
 
+    def check(
+        self,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        guidance: float = 1.0,
+        seed: int | None = None,
+    ) -> None:
+        """Check the settings of `draw`.
+
+        Raises:
+            InputError: One is out of range, or codes before the text are to be guided.
+        """
+        check_drawing(temperature, top_k, guidance, seed)
+        if self.before_text and guidance != 1:
+            raise InputError(
+                f"guidance is {guidance}, and this model draws all codes at once from what it "
+                "read, before any text; leave it at 1, or train with occlusion.drawing.order "
+                "after_text"
+            )
+
     def draw(
         self, spliced: Spliced, blend: Tensor, told: Sequence[Sequence[int]], **settings: Any
     ) -> Tensor:
         """Draw the codes int64 (B, n) of one picture a row.
 
-        Where codes stand before the text, all are predicted at once; guidance has no meaning, and
+        Where codes stand before the text, all are predicted at once; there is no guidance, and
         what was told comes too late.
 
         Args:
@@ -130,8 +151,9 @@ class Drawing:
             **settings: As `draw_codes` takes them.
 
         Raises:
-            InputError: A setting is out of range.
+            InputError: See `check`.
         """
+        self.check(**settings)
         rows, columns = self.codebook.grid
         if not self.before_text:
             nothing = blend.new_zeros((len(blend), 0, self.host.width))
@@ -139,7 +161,6 @@ class Drawing:
             return draw_codes(
                 self.host, self.painter, prompt, self.segment, count=rows * columns, **settings
             )
-        check_drawing(settings["temperature"], settings["top_k"], settings["guidance"])
         written = self.write_read(spliced, blend)
         scores = self.painter.score(states_at(self.host.read(written.spliced), written.predicting))
         generator = None

@@ -106,6 +106,8 @@ def complete_pairs(
             "this model has no generation branch, so it draws nothing; ask it, or use a model "
             "whose recipe has one"
         )
+    # Before the answer is written, which takes longer.
+    model.drawing.check(temperature=temperature, top_k=top_k, guidance=guidance, seed=seed)
     host, tokenizer = model.host, model.host.tokenizer
     view = view or model.see(batch)
     given = write_answers(model, batch, view, generation) if texts is None else texts

@@ -277,6 +277,11 @@ FAULTS: list[tuple[dict[str, Any], type[Exception], str]] = [
         DataError,
         r"image_box: the box \[60.0, 2.0, 70.0, 9.0\] shows nothing",
     ),
+    (
+        {"image": IMAGE, "reconstruction": IMAGE, "image_box": [-20, -2, 500, 20]},
+        DataError,
+        r"image_box: the box \[-20.0, -2.0, 500.0, 20.0\] lies outside; give .* of 53 x 41",
+    ),
 ]
 
 
@@ -326,8 +331,24 @@ def test_requests_are_checked(model: Occlusion) -> None:
         batch(model, [requests()[0], {"image": 1, "reconstruction": 2, "masks": 3}])
     with pytest.raises(InputError, match="pair 0: question ' '; give a text, not blank"):
         batch(model, [{**requests()[0], "question": " "}])
+    with pytest.raises(InputError, match="pair 0 is of type str; give a dictionary with image, re"):
+        batch(model, ["scene.png"])  # type: ignore[list-item]
     with pytest.raises(InputError, match="batch_size 0; give 1 or more"):
         batch(model, requests(), batch_size=0)
+
+
+def test_a_blank_question_is_none(session: Session) -> None:
+    for ask in (session.ask, session.complete, session.self_check):
+        with pytest.raises(DataError, match="the question is ' '; give a text, not blank"):
+            ask(" ")
+
+
+def test_codes_that_stand_before_the_text_are_not_guided() -> None:
+    """The codes are drawn at once, so that guidance would be left aside."""
+    session = Session(build_pair_model("before_text"))
+    session.set(image=IMAGE, reconstruction=rendered())
+    with pytest.raises(InputError, match=r"guidance is 3.0, and this model draws all codes at onc"):
+        session.complete(QUESTIONS[0], guidance=3.0)
 
 
 def test_long_questions_are_not_dropped_in_silence(model: Occlusion) -> None:

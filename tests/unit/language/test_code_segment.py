@@ -207,6 +207,12 @@ def test_draws_repeat_by_seed_and_differ_by_it(host: Host, painter: Painter) -> 
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"top_k": -3}, "top_k is -3"),
         ({"guidance": 0.5}, "guidance is 0.5"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"guidance": float("inf")}, "guidance is inf"),
+        ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        ({"seed": 2**63}, "seed is 9223372036854775808"),
     ],
 )
 def test_settings_out_of_range_are_named(
