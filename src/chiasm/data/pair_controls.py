@@ -115,7 +115,12 @@ def _pair_of(sample: Sample) -> Pair:
 
 
 def _original_only(sample: Sample, pair: Pair) -> Sample:
-    alone = replace(pair, reconstruction=sample.images[0], reconstruction_box=pair.image_box)
+    box = pair.image_box
+    if box is None and pair.hidden is not None:
+        # The mask speaks of one picture only, and would move the image against itself.
+        width, height = load_image(sample.images[0]).size
+        box = (0.0, 0.0, float(width), float(height))
+    alone = replace(pair, reconstruction=sample.images[0], image_box=box, reconstruction_box=box)
     return replace(sample, pair=alone, truth=_without(sample, "errors", *SHOWN))
 
 

@@ -36,7 +36,7 @@ MAKERS = (MODEL, CEILING, *COPIES)
 it was given, of the reconstruction moved onto the thing by the boxes, and of half of each picture.
 """
 
-DISPLACED, EXACT, WRONG = "displaced", "in place", "wrong object"
+DISPLACED, EXACT, WRONG, REPLACED = "displaced", "in place", "wrong object", "replaced"
 
 IN_PLACE = 1.0
 """Pixels by which the sides of both boxes may differ where a reconstruction is in place."""
@@ -176,13 +176,19 @@ def _offered(
 
 
 def _kind(sample: Sample) -> str:
-    """Say how the reconstruction errs, where that is known."""
-    errors = sample.truth.get("errors")
-    if errors is None:
-        return "replaced"
+    """Say how the reconstruction errs; nothing where that is not known."""
+    truth = sample.truth
+    if "errors" not in truth and "control" in truth:
+        return REPLACED
+    # What else a file of a user's own says under these names is not ours to read.
+    errors = truth.get("errors")
+    if not isinstance(errors, Mapping) or not {"wrong_object", "rotation"} <= set(errors):
+        return ""
     if errors["wrong_object"]:
         return WRONG
-    ours, theirs = sample.truth["whole_box"], sample.truth["reconstruction_box"]
+    ours, theirs = truth.get("whole_box"), truth.get("reconstruction_box")
+    if ours is None or theirs is None:
+        return ""
     apart = max(abs(one - other) for one, other in zip(ours, theirs, strict=True))
     return DISPLACED if apart > IN_PLACE or errors["rotation"] != 0 else EXACT
 

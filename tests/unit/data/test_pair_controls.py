@@ -60,6 +60,18 @@ def test_original_only_shows_the_original_twice() -> None:
     assert made.truth == {"answers": ["!"], "control": "original_only"}
 
 
+def test_a_mask_moves_no_original_against_itself() -> None:
+    """A mask alone finds the box in one of the two pictures, which are the same."""
+    known = replace(pair(Pairs()[0]), image_box=None, reconstruction_box=(5.0, 6.0, 7.0, 8.0))
+    boxless = replace(Pairs()[0], pair=known)
+    made = pair(ControlledPairs([boxless, boxless], "original_only")[0])
+    assert made.image_box == made.reconstruction_box == (0, 0, 29, 23)
+    assert made.hidden is known.hidden
+    seen = replace(boxless, pair=replace(known, hidden=None))
+    free = pair(ControlledPairs([seen, seen], "original_only")[0])
+    assert free.image_box is None and free.reconstruction_box is None
+
+
 def test_reconstruction_only_shows_the_reconstruction_twice() -> None:
     made = ControlledPairs(Pairs(), "reconstruction_only")[3]
     assert made.images == (pair(made).reconstruction,)

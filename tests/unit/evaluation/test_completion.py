@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,6 +150,18 @@ def test_pictures_of_a_user_are_scored_by_their_pixels() -> None:
         assert mine[maker]["error"] == pytest.approx(worlds[maker]["error"])
     alone = evaluate_completion(tiny_pair_model(), [own]).groups["all"]["model"]
     assert set(alone) == {"count", "psnr"}
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"errors": {"shift": 3}}, {"errors": "none"}, {"errors": {"wrong_object": False}}]
+)
+def test_what_a_user_calls_errors_makes_no_group(told: dict[str, Any]) -> None:
+    (sample,) = pair_samples(1, "test")
+    own = replace(sample, truth={"hidden": sample.truth["hidden"], **told})
+    report = evaluate_completion(tiny_pair_model(), [own])
+    assert set(report.groups) == {"all"} and report.scores[0]["group"] == ""
+    replaced = replace(own, truth={"hidden": own.truth["hidden"], "control": "shuffled"})
+    assert evaluate_completion(tiny_pair_model(), [replaced]).scores[0]["group"] == "replaced"
 
 
 def test_a_report_is_written_with_a_line_for_each_sample(tmp_path: Path) -> None:
