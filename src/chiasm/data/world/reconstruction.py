@@ -54,6 +54,11 @@ class ReconstructionConfig(Config):
         faults = []
         if not 0 < self.scale[0] <= self.scale[1]:
             faults.append(f"scale: {self.scale} is no range; give (least > 0, most)")
+        elif self.exact < 1 and self.fill is not None and self.fill * self.scale[1] > 1 + 1e-9:
+            faults.append(
+                f"fill, scale: {self.fill} x {self.scale[1]} is larger than the picture; their "
+                "product is at most 1"
+            )
         # Sums of decimal shares miss 1 by less than this.
         if self.exact + self.wrong_texture + self.wrong_object > 1 + 1e-9:
             shares = (self.exact, self.wrong_texture, self.wrong_object)

@@ -197,8 +197,8 @@ def test_a_reconstruction_is_whole_alone_on_black() -> None:
 
 
 def test_a_reconstruction_without_a_place_is_an_error() -> None:
-    config = ReconstructionConfig(exact=0, shift=0.01, scale=(3.0, 3.0))
-    with pytest.raises(ConfigError, match="125 pixels has no place within 1% of"):
+    config = ReconstructionConfig(fill=None, exact=0, shift=0.01, scale=(30.0, 30.0))
+    with pytest.raises(ConfigError, match=r"\d{3,} pixels has no place within 1% of"):
         reconstruct(scene(), stream(2, "train", 0), config)
 
 
@@ -307,6 +307,9 @@ def test_faults_of_the_configuration_are_named() -> None:
         OcclusionConfig(levels=((0.5, 0.2),))
     with pytest.raises(ValidationError, match="add up to more than 1"):
         ReconstructionConfig(exact=0.5, wrong_object=0.6)
+    with pytest.raises(ValidationError, match=r"fill, scale: 0.9 x 1.3 is larger than the picture"):
+        ReconstructionConfig(fill=0.9)
+    assert ReconstructionConfig(fill=1.0, exact=1, wrong_texture=0, wrong_object=0).fill == 1
     with pytest.raises(ValidationError, match=r"scale: \(1.3, 0.7\) is no range"):
         ReconstructionConfig(scale=(1.3, 0.7))
     several = SceneConfig(things=(1, 2))
