@@ -27,6 +27,7 @@ PROMISED = {
     "tiny-pair-host",
     "tiny-pair-tokenizer",
     "tiny-sam",
+    "tiny-video",
 }
 MOST_BYTES = 25_000_000
 
@@ -102,24 +103,24 @@ def test_a_shipped_host_has_the_parts_that_it_never_trained(tmp_path):
 
 
 def test_half_precision_takes_half_the_space_and_has_its_own_receipt(tmp_path):
-    ship(shipped_models()["tiny-host"], tmp_path / "half", half=True)
+    ship(shipped_models()["tiny-dual"], tmp_path / "half", half=True)
     full, half = (
         load_file(folder / "model.safetensors")
-        for folder in (shipped_models()["tiny-host"], tmp_path / "half")
+        for folder in (shipped_models()["tiny-dual"], tmp_path / "half")
     )
     assert set(full) == set(half)
     for name, tensor in full.items():
         assert half[name].dtype == torch.half and torch.equal(half[name], tensor.half())
     sizes = [
         (folder / "model.safetensors").stat().st_size
-        for folder in (shipped_models()["tiny-host"], tmp_path / "half")
+        for folder in (shipped_models()["tiny-dual"], tmp_path / "half")
     ]
     assert sizes[1] < 0.55 * sizes[0]
     model = load_run(tmp_path / "half")
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
     receipts = [
         load_file(folder / "receipt.safetensors")
-        for folder in (shipped_models()["tiny-host"], tmp_path / "half")
+        for folder in (shipped_models()["tiny-dual"], tmp_path / "half")
     ]
     assert any(not torch.equal(receipts[0][name], receipts[1][name]) for name in receipts[0])
 

@@ -62,6 +62,7 @@ SHIPPED = (
     "tiny-pair-host",
     "tiny-pair-tokenizer",
     "tiny-pair",
+    "tiny-video",
 )
 GIBIBYTE = 1024**3
 
