@@ -29,6 +29,7 @@ REQUIRED = (
     "pycocotools",
     "pydantic",
     "pyyaml",
+    "snowballstemmer",
     "jinja2",
     "tensorboard",
     "typer",

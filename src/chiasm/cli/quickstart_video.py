@@ -85,7 +85,7 @@ def run_video(output: Path, seed: int, scenes: int, steps: int) -> dict[str, Any
     best = list(models)[-1]
     console.print(f"4/4  keeping the ledger of {best}, and drawing what it sees")
     watcher = as_watching(models[best])
-    ledgers = keep_video_ledgers(watcher, samples[0])
+    ledgers = keep_video_ledgers(watcher, samples[0], memory=False)
     _, page = save_ledgers(ledgers, output / "report" / "ledger.json")
     timeline = _draw(watcher, samples[0], output / "report" / "timeline.png")
     laps.end("report")

@@ -25,6 +25,7 @@ def keep_video_ledgers(
     *,
     repeats: int = 5,
     finish: Callable[[Mapping[str, Any]], Any] | None = None,
+    memory: bool = True,
 ) -> dict[str, MergeLedger]:
     """Keep the ledger of one video with and without merging.
 
@@ -36,13 +37,15 @@ def keep_video_ledgers(
         sample: The video; what is said or asked about it does not count.
         repeats: Runs that count.
         finish: Makes segments or words of what the heads say; see `video_stages`.
+        memory: Whether peak memory is wanted. It forks, which a process that has trained should
+            not: libraries may have left threads of their own behind.
 
     Returns:
         `unmerged`, and `merged` where the model merges.
     """
     reading, watched = model.reading, replace(sample, turns=(), segments=None, group="")
     assert isinstance(model, nn.Module)
-    memory = can_measure_memory()
+    memory = memory and can_measure_memory()
     context = {"video": sample.identifier, "memory": "measured" if memory else "not measured"}
     options: dict[str, Any] = {"repeats": repeats, "memory": memory, "context": context}
     own = reading.compression

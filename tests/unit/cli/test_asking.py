@@ -37,7 +37,7 @@ def data(tmp_path_factory):
 def eyes(monkeypatch):
     """Runs by name: `eyes` sees, `null` was trained on shuffled features, `plain` has no gate."""
     made = {"eyes": Eyes(), "null": Eyes(blind=True), "plain": Eyes(gated=False)}
-    monkeypatch.setattr("chiasm.cli.evaluate.load_answerer", made.__getitem__)
+    monkeypatch.setattr("chiasm.cli.evaluate.load_any_answerer", made.__getitem__)
     monkeypatch.setattr("chiasm.cli.analyze.load_answerer", made.__getitem__)
     return made
 
@@ -72,7 +72,7 @@ def test_unknown_suite_is_a_fault_of_the_user(data, eyes):
     done = run("evaluate", "eyes", "--data", data, "--suite", "answer")
     assert done.exit_code == 1
     assert "unknown suite 'answer'" in done.stderr
-    assert "chain_of_thought, grounding" in done.stderr
+    assert "chain_of_thought, completion, grounding" in done.stderr
 
 
 def test_analyze_writes_the_page_and_numbers(data, eyes, tmp_path):

@@ -35,6 +35,7 @@ FEW = (
 def plain(*more: str) -> dict[str, Any]:
     values = load_recipe("tiny-pair-tokenizer", (*FEW, *more)).to_plain()
     values["tokenizer"]["codebook"] = {"architecture": ARCHITECTURE}
+    values["tokenizer"].pop("start")
     return values
 
 
