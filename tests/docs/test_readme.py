@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import chiasm
-from tests.tiny_watchers import tiny_watcher
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,11 +52,6 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     write.make("shapes", tmp_path / "things", 3, seed=0)
     write.make("motion", tmp_path / "moving", 1, seed=0, splits=("test",))
     monkeypatch.chdir(tmp_path)
-    watched = "runs/video-quickstart/video"
-    load = chiasm.load
-    monkeypatch.setattr(
-        chiasm, "load", lambda name: tiny_watcher() if name == watched else load(name)
-    )
     names: dict[str, object] = {}
     for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(compile(code, "README.md", "exec"), names)

@@ -13,8 +13,8 @@ from chiasm.cli.evaluate_completion import evaluate_completion_of
 from chiasm.cli.evaluate_masks import evaluate_masks_of
 from chiasm.cli.evaluate_thoughts import evaluate_thoughts_of
 from chiasm.cli.evaluate_video import evaluate_video_of
-from chiasm.cli.output import Json, console, emit
-from chiasm.cli.writing import check_report, writing
+from chiasm.cli.output import Json
+from chiasm.cli.writing import check_report, tell_report
 
 if TYPE_CHECKING:
     from chiasm.evaluation.report import EvaluationReport, GroupResult
@@ -142,18 +142,13 @@ def evaluate(
         )
     if not state.is_main_process:
         return
-    _finish(report, output, json)
-
-
-def _finish(report: "EvaluationReport", output: Path | None, as_json: bool) -> None:
-    """Write and show a report."""
-    document = report.to_json()
-    if output is not None:
-        with writing(output):
-            paths = report.save(output)
-        document["files"] = [str(path) for path in paths]
-        console.print(f"wrote {paths[0]} and {paths[1]}", markup=False, soft_wrap=True)
-    emit(document, as_json=as_json, render=lambda target: _show(report, target))
+    tell_report(
+        report.to_json(),
+        report.save,
+        lambda target: _show(report, target),
+        output=output,
+        as_json=json,
+    )
 
 
 def _check_usage(

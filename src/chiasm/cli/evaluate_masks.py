@@ -11,8 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from chiasm.cli.asking import asking
-from chiasm.cli.output import console, emit
-from chiasm.cli.writing import writing
+from chiasm.cli.writing import tell_report
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -76,13 +75,17 @@ def evaluate_masks_of(
         report = evaluate_masks(grounder, samples, options)
     if not state.is_main_process:
         return
-    document = report.to_json()
-    if output is not None:
-        with writing(output):
-            paths = (*report.save(output), save_page(report, samples, page_path(output), seed))
-        document["files"] = [str(path) for path in paths]
-        console.print(f"wrote {', '.join(document['files'])}", markup=False, soft_wrap=True)
-    emit(document, as_json=as_json, render=lambda target: _show(report, target))
+
+    def save(path: Path) -> list[Path]:
+        return [*report.save(path), save_page(report, samples, page_path(path), seed)]
+
+    tell_report(
+        report.to_json(),
+        save,
+        lambda target: _show(report, target),
+        output=output,
+        as_json=as_json,
+    )
 
 
 def _show(report: GroundingReport, target: Console) -> None:

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from chiasm.cli.asking import asking
-from chiasm.cli.output import console, emit
-from chiasm.cli.writing import writing
+from chiasm.cli.output import console
+from chiasm.cli.writing import tell_report
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -82,12 +82,13 @@ def evaluate_thoughts_of(
         report = evaluate_thoughts(thinker, samples, options)
     if not state.is_main_process:
         return
-    document = report.to_json()
-    if output is not None:
-        with writing(output):
-            document["files"] = [str(path) for path in report.save(output)]
-        console.print(f"wrote {', '.join(document['files'])}", markup=False, soft_wrap=True)
-    emit(document, as_json=as_json, render=lambda target: _show(report, target))
+    tell_report(
+        report.to_json(),
+        report.save,
+        lambda target: _show(report, target),
+        output=output,
+        as_json=as_json,
+    )
 
 
 def _show(report: ThoughtReport, target: Console) -> None:

@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from chiasm.cli.asking import asking
-from chiasm.cli.output import console, emit
+from chiasm.cli.output import console
 from chiasm.cli.predict_video import show_ledgers
-from chiasm.cli.writing import writing
+from chiasm.cli.writing import tell_report
 from chiasm.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def evaluate_video_of(
         ChiasmError: The run watches no videos, or the data cannot be watched or scored.
     """
     from chiasm.evaluation.bootstrap import Bootstrap
+    from chiasm.evaluation.merge_ledger_page import render_ledgers
+    from chiasm.evaluation.saving import page_path, save_report
     from chiasm.evaluation.video_ledgers import keep_video_ledgers
     from chiasm.evaluation.video_scores import score_videos
     from chiasm.inference.videos import as_watching
@@ -87,16 +89,20 @@ def evaluate_video_of(
         **scores.to_json(),
         "ledger": {name: ledger.to_json() for name, ledger in ledgers.items()},
     }
-    if output is not None:
-        from chiasm.evaluation.merge_ledger_page import render_ledgers
-        from chiasm.evaluation.saving import page_path, save_report
 
-        with writing(output):
-            paths = (*save_report(output, document, lines), page_path(output))
-            paths[-1].write_text(render_ledgers(ledgers), encoding="utf-8")
-        document["files"] = [str(path) for path in paths]
-        console.print(f"wrote {', '.join(document['files'])}", markup=False, soft_wrap=True)
-    emit(document, as_json=as_json, render=lambda target: _show(scores, document, target))
+    def save(path: Path) -> list[Path]:
+        page = page_path(path)
+        paths = [*save_report(path, document, lines), page]
+        page.write_text(render_ledgers(ledgers), encoding="utf-8")
+        return paths
+
+    tell_report(
+        document,
+        save,
+        lambda target: _show(scores, document, target),
+        output=output,
+        as_json=as_json,
+    )
 
 
 def _settings(run: str, model: LongVideo) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -80,7 +80,7 @@ def predict_file(
             for sample, answer in zip(batch, respond_to(answering, batch, generation), strict=True):
                 predictions.append({"id": sample.identifier, **answer.document(maps=False)})
             tell("answering", len(batch))
-    tell_predictions(predictions, faulty, output, as_json, _show)
+    tell_predictions(predictions, faulty, output, as_json)
 
 
 def read_questions(
@@ -130,7 +130,6 @@ def tell_predictions(
     faulty: int,
     output: Path | None,
     as_json: bool,
-    show: Callable[[Mapping[str, Any], Console], None],
 ) -> None:
     """Write the predictions of a file, or give them out, and say how many there are.
 
@@ -139,7 +138,6 @@ def tell_predictions(
         faulty: How many records were left out.
         output: Folder for `predictions.jsonl`; without one they are part of what is given out.
         as_json: Whether a program reads.
-        show: Shows the document to people.
     """
     document: dict[str, Any] = {"count": len(predictions), "faulty": faulty}
     if output is None:
@@ -148,7 +146,7 @@ def tell_predictions(
         with writing(output):
             write_predictions(output / PREDICTIONS, predictions)
         document["files"] = [str(output / PREDICTIONS)]
-    emit(document, as_json=as_json, render=lambda target: show(document, target))
+    emit(document, as_json=as_json, render=lambda target: _show(document, target))
 
 
 def write_predictions(path: Path, predictions: Sequence[Mapping[str, Any]]) -> None:

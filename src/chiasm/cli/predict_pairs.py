@@ -17,7 +17,6 @@ from chiasm.cli.predict_file import (
     PREDICTIONS,
     read_questions,
     tell_predictions,
-    write_line,
     write_predictions,
 )
 from chiasm.cli.writing import make_folder, writing
@@ -174,7 +173,7 @@ def predict_pair_file(
                     line |= _save_record(found, len(predictions), output)
                 predictions.append(line)
             tell("answering", len(some))
-    tell_predictions(predictions, faulty, output, as_json, _show_file)
+    tell_predictions(predictions, faulty, output, as_json)
 
 
 def _check(model: Pairing, wants: PairWants) -> None:
@@ -287,17 +286,3 @@ def _show_one(document: Mapping[str, Any], target: Console) -> None:
         )
     for path in document.get("files", ()):
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
-
-
-def _show_file(document: Mapping[str, Any], target: Console) -> None:
-    for prediction in document.get("predictions", ()):
-        # Not through the console, which would wrap lines that a program reads.
-        typer.echo(write_line(prediction))
-    for path in document.get("files", ()):
-        target.print(
-            f"wrote predictions of {document['count']} pairs to {path}",
-            markup=False,
-            soft_wrap=True,
-        )
-    if document["faulty"]:
-        console.print(f"{document['faulty']} faulty record(s) were skipped", markup=False)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.console import Console
-
 from chiasm.cli.asking import asking
 from chiasm.cli.output import console
-from chiasm.cli.predict_file import tell_predictions, write_line
+from chiasm.cli.predict_file import tell_predictions
 from chiasm.cli.writing import make_folder
 from chiasm.core.errors import ChiasmError, DataError, MediaError
 
@@ -117,7 +113,7 @@ def predict_phrases(
                 predictions.append({"id": record.identifier, "masks": documents})
                 tell("pointing", 1)
     faulty = len({fault.origin for fault in faults})
-    tell_predictions(predictions, faulty, output, as_json, _show)
+    tell_predictions(predictions, faulty, output, as_json)
 
 
 def read_phrases(
@@ -236,16 +232,3 @@ def _read_set(
         if sample.phrases
     ]
     return records, list(reading.faults)
-
-
-def _show(document: Mapping[str, Any], target: Console) -> None:
-    lines: Sequence[Mapping[str, Any]] = document.get("predictions", ())
-    for prediction in lines:
-        # Not through the console, which would wrap lines that a program reads.
-        typer.echo(write_line(prediction))
-    for path in document.get("files", ()):
-        target.print(
-            f"wrote masks of {document['count']} records to {path}", markup=False, soft_wrap=True
-        )
-    if document["faulty"]:
-        console.print(f"{document['faulty']} faulty record(s) were skipped", markup=False)

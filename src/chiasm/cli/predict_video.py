@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from chiasm.cli.asking import asking
 from chiasm.cli.output import console, emit
-from chiasm.cli.predict_file import PREDICTIONS, tell_predictions, write_line, write_predictions
+from chiasm.cli.predict_file import PREDICTIONS, tell_predictions, write_predictions
 from chiasm.cli.writing import make_folder, writing
 from chiasm.core.errors import DataError
 
@@ -110,7 +109,7 @@ def predict_video_file(
         make_folder(output)
     with asking(len(samples), "records") as tell:
         predictions = watch_samples(watcher, samples, lambda count: tell("watching", count))
-    tell_predictions(predictions, faulty, output, as_json, _show_file)
+    tell_predictions(predictions, faulty, output, as_json)
 
 
 def time_video(model: Sensing, video: Path, repeats: int, *, as_json: bool) -> None:
@@ -206,15 +205,3 @@ def _show(document: Mapping[str, Any], sure: float, target: Console) -> None:
     )
     for path in document.get("files", ()):
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
-
-
-def _show_file(document: Mapping[str, Any], target: Console) -> None:
-    for prediction in document.get("predictions", ()):
-        # Not through the console, which would wrap lines that a program reads.
-        typer.echo(write_line(prediction))
-    for path in document.get("files", ()):
-        target.print(
-            f"wrote {document['count']} predictions to {path}", markup=False, soft_wrap=True
-        )
-    if document["faulty"]:
-        console.print(f"{document['faulty']} faulty record(s) were skipped", markup=False)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from rich.console import Console
+
+from chiasm.cli.output import console, emit
 from chiasm.core.errors import InputError
 
 
@@ -69,3 +73,30 @@ def writing(place: Path) -> Iterator[None]:
             f"--output {place}: a result cannot be written: {error}; make room, or give another "
             "name"
         ) from error
+
+
+def tell_report(
+    document: dict[str, Any],
+    save: Callable[[Path], Sequence[Path]],
+    render: Callable[[Console], None],
+    *,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a report where one is wanted, say which files it became, and show it.
+
+    Args:
+        document: The report in plain values; gains `files` where some are written.
+        save: Writes the report under a name and returns all files.
+        render: Shows it to people.
+        output: The name; None writes none.
+        as_json: Write one JSON document to standard output.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    if output is not None:
+        with writing(output):
+            document["files"] = [str(path) for path in save(output)]
+        console.print(f"wrote {', '.join(document['files'])}", markup=False, soft_wrap=True)
+    emit(document, as_json=as_json, render=render)
