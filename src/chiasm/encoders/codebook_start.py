@@ -28,6 +28,9 @@ OFFSETS = (0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0)
 RIDGE = 1e-4
 """Of the mean variance, added in least squares, so that few cells do not decide alone."""
 
+_ALIKE = 1e-8
+"""Variance below which no number of a cell varies: far less than a step of 8 bits, 2 / 255."""
+
 
 @torch.no_grad()
 def start_from_components(codebook: Codebook, pixels: Tensor) -> None:
@@ -55,14 +58,21 @@ def start_from_components(codebook: Codebook, pixels: Tensor) -> None:
 
     Raises:
         ConfigError: The architecture is another.
-        InputError: There are fewer than two cells.
+        InputError: There are fewer cells than a code has numbers, or all are alike.
     """
     check_for_components(codebook)
     model, width = codebook.model, codebook.width
     folded = nn.functional.pixel_unshuffle(pixels.to(codebook.weight.dtype), codebook.fold)
     cells = _flat(folded)
-    if len(cells) < 2:
-        raise InputError(f"{len(cells)} cells to start from; give a batch of pictures")
+    if len(cells) < width:
+        raise InputError(
+            f"{len(cells)} cells to start from, for codes of {width} numbers; give at least as "
+            "many: more pictures in the first batch"
+        )
+    if float(cells.var(0).max()) < _ALIKE:
+        raise InputError(
+            f"{len(cells)} cells to start from, all alike; the first batch must show something"
+        )
     for module in (*model.encoder.modules(), *model.decoder.modules()):
         if isinstance(module, JanusVQVAEResnetBlock):
             _silence(module.conv2)
@@ -115,8 +125,15 @@ def check_for_components(codebook: Codebook) -> None:
             f"latent_channels: {config.latent_channels}; no fewer than embed_dim "
             f"({config.embed_dim})"
         )
-    if config.embed_dim < 2:
-        faults.append(f"embed_dim: {config.embed_dim}; at least 2")
+    # A constant beside the components takes them to the sphere; the decoder reads all of them.
+    widest = min(1 + config.in_channels, _room(codebook.model.decoder))
+    if not 2 <= config.embed_dim <= widest:
+        faults.append(
+            f"embed_dim: {config.embed_dim}; at least 2, and at most {widest}, which is how many "
+            f"components the {config.in_channels} numbers of a cell have and the "
+            f"{config.base_channels} channels hold; more would begin as nothing. Take fewer, a "
+            "wider architecture, or start: spread"
+        )
     if faults:
         raise ConfigError("a codebook that starts from components", faults)
 

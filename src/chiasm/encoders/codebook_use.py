@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from pydantic import Field
 from torch import Tensor, distributed, nn
 
 from chiasm.core.config import Config
 from chiasm.core.errors import InputError
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class CodebookUse:
@@ -176,6 +181,25 @@ def count_codes(indices: Tensor, size: int) -> Tensor:
     if len(counts) > size:
         raise InputError(f"code {len(counts) - 1} of a codebook with codes from 0 to {size - 1}")
     return counts
+
+
+@torch.no_grad()
+def start_as_first(
+    start: Callable[[ModuleT, Tensor], None], module: ModuleT, pixels: Tensor
+) -> None:
+    """Start weights from pictures; of several processes, the first one's pictures decide for all.
+
+    Gradients alone are averaged over processes: weights that begin apart would stay apart.
+
+    Args:
+        start: Changes the weights in place.
+        module: Whose weights; the same in all processes before.
+        pixels: Those of this process.
+    """
+    start(module, pixels)
+    if _several():
+        for parameter in module.parameters():
+            parameter.copy_(_of_first(parameter.detach()))
 
 
 def _draw(latents: Tensor, count: int) -> Tensor:

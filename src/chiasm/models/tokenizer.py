@@ -17,7 +17,7 @@ from chiasm.core.outputs import Outputs
 from chiasm.data.picturing import PICTURES, VIEWS, PictureCollator, View
 from chiasm.encoders.codebook import Codebook, CodebookConfig
 from chiasm.encoders.codebook_start import check_for_components, start_from_components
-from chiasm.encoders.codebook_use import CodeRevival, RevivalConfig
+from chiasm.encoders.codebook_use import CodeRevival, RevivalConfig, start_as_first
 from chiasm.encoders.fingerprint import fingerprint
 from chiasm.models.probes import build_probe_samples, probing
 
@@ -148,7 +148,7 @@ class Tokenizer(nn.Module):
             )
         revival = self.revival if self.codebook.model.quantize.training else None
         if self._start is not None and revival is not None and revival.fresh:
-            self._start(self.codebook, batch.targets[PICTURES])
+            start_as_first(self._start, self.codebook, batch.targets[PICTURES])
         latents = self.codebook.look(batch.targets[PICTURES])
         waiting = revival is not None and revival.waiting
         if revival is not None:

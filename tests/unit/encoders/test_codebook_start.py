@@ -114,6 +114,30 @@ def test_another_architecture_is_refused_with_all_that_is_wrong() -> None:
         check_for_components(codebook(embed_dim=1))
 
 
-def test_no_picture_is_refused() -> None:
-    with pytest.raises(InputError, match="0 cells to start from"):
+def test_codes_of_more_numbers_than_there_are_components_are_refused() -> None:
+    # 27 components of 3 x 3 pixels of three colours, and a constant.
+    check_for_components(codebook(embed_dim=28, latent_channels=31))
+    with pytest.raises(ConfigError, match=r"embed_dim: 29; at least 2, and at most 28, .*spread"):
+        check_for_components(codebook(embed_dim=29, latent_channels=31))
+    # 64 channels hold 30 pairs besides the mark.
+    wide = {"in_channels": 48, "out_channels": 48, "latent_channels": 37}
+    check_for_components(codebook(embed_dim=30, **wide))
+    with pytest.raises(ConfigError, match="embed_dim: 31; at least 2, and at most 30"):
+        check_for_components(codebook(embed_dim=31, **wide))
+
+
+def test_as_many_numbers_as_there_are_components_all_say_something() -> None:
+    made = codebook(embed_dim=28, latent_channels=31)
+    start_from_components(made, pictures(0, MANY))
+    with torch.no_grad():
+        said = made.look(pictures(MANY, MANY)).flatten(0, 1)
+    assert float(said.std(0).min()) > 0
+
+
+def test_too_few_cells_and_cells_all_alike_are_refused() -> None:
+    with pytest.raises(InputError, match="0 cells to start from, for codes of 7 numbers"):
         start_from_components(codebook(), torch.zeros(0, 3, 15, 15))
+    with pytest.raises(InputError, match="25 cells to start from, for codes of 26 numbers"):
+        start_from_components(codebook(embed_dim=26, latent_channels=31), pictures()[:1])
+    with pytest.raises(InputError, match="50 cells to start from, all alike"):
+        start_from_components(codebook(), torch.full((2, 3, 15, 15), 0.3))
