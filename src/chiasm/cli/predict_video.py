@@ -55,7 +55,8 @@ def predict_video(
     from chiasm.inference.timeline import draw_timeline
 
     check_sense(model, "video")
-    check_sense(model, "watch" if question is None else "ask")
+    if question is None and "caption" not in model.senses:
+        check_sense(model, "watch")
     if output is not None:
         make_folder(output)
     session = Session(model)
@@ -68,11 +69,14 @@ def predict_video(
         "frames": len(shown.times),
         "tokens": shown.tokens,
         "kept": shown.kept,
+        "remembered": int(shown.memory.mask.sum()),
         "streamed": shown.streamed,
     }
     if question is not None:
         answer = session.ask(question, **vars(generation))
         document |= {"question": question, **answer.document()}
+    elif "caption" in model.senses:
+        document["caption"] = session.caption().document()
     found = session.watch() if "watch" in model.senses else []
     if "watch" in model.senses:
         document["segments"] = [segment.document() for segment in found]
@@ -101,14 +105,20 @@ def predict_video_file(
     Arguments and errors as for `predict_file`. A record that names nothing but a video is watched.
     """
     from chiasm.inference.videos import as_watching
+    from chiasm.inference.responding import Generation
+    from chiasm.inference.telling import tell_samples
     from chiasm.inference.watching import watch_samples
+    from chiasm.models.video_language import VideoLanguage
 
     watcher = as_watching(model)
     samples, faulty = _read(path, format, media_root, skip_faulty)
     if output is not None:
         make_folder(output)
     with asking(len(samples), "records") as tell:
-        predictions = watch_samples(watcher, samples, lambda count: tell("watching", count))
+        if isinstance(model, VideoLanguage):
+            predictions = tell_samples(model, samples, Generation(), lambda n: tell("telling", n))
+        else:
+            predictions = watch_samples(watcher, samples, lambda count: tell("watching", count))
     tell_predictions(predictions, faulty, output, as_json)
 
 
@@ -171,11 +181,14 @@ def _read(
 
 
 def _show(document: Mapping[str, Any], sure: float, target: Console) -> None:
+    if "caption" in document:
+        target.print(document["caption"]["text"], markup=False, soft_wrap=True)
     if "text" in document:
+        target.print(document["text"], markup=False, soft_wrap=True)
+    if "likeliest" in document:
         likeliest = ", ".join(
             f"{text} {share:.3f}" for text, share in document["likeliest"].items()
         )
-        target.print(document["text"], markup=False, soft_wrap=True)
         target.print(f"likeliest: {likeliest}", style="dim", markup=False, soft_wrap=True)
         if document["unknown_words"]:
             words = ", ".join(document["unknown_words"])

@@ -95,6 +95,9 @@ class VideoBatch:
         asked: int64 (Q,), the video of each row of `Batch.input_ids`, ascending.
         answers: int64 (Q,), place in the model's closed set of answers, or `IGNORE`.
         domains: int64 (V,), place in the model's list of domains, or `IGNORE`.
+        captions: For each of C captions int64 (n,), its words, ids of the model's vocabulary of
+            captions; all videos' one after another.
+        captioned: int64 (C,), the video of each caption, ascending.
     """
 
     frames: tuple[Tensor, ...]
@@ -108,6 +111,8 @@ class VideoBatch:
     asked: Tensor
     answers: Tensor
     domains: Tensor
+    captions: tuple[Tensor, ...] = ()
+    captioned: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     def __len__(self) -> int:
         return self.durations.shape[0]

@@ -17,6 +17,7 @@ from chiasm.core.samples import Sample
 from chiasm.data.conversation import name_of
 from chiasm.data.feature_files import FEATURE_SUFFIXES, load_features
 from chiasm.data.video import open_video
+from chiasm.data.video_captions import VideoCaptions
 from chiasm.data.video_sampling import AllSampling, Sampling
 from chiasm.data.video_words import NOT_CLOSED
 from chiasm.data.vocabulary import PADDING, Vocabulary
@@ -42,7 +43,8 @@ class VideoCollator:
     """Turns samples with videos into a batch; see `VideoBatch`.
 
     Each user turn is a question of its own, and the assistant's turn that follows is its answer;
-    requests of `NOT_CLOSED` are none. A sample without a question has one row without words.
+    requests of `NOT_CLOSED` and those for captions are none. A sample without a question has one
+    row without words.
 
     Args:
         vocabulary: The words of questions.
@@ -53,6 +55,7 @@ class VideoCollator:
         size: (height, width) that frames are scaled to; None keeps theirs, which must then agree.
         feature_rate: Features a second of a file of features, which has no times of its own.
         cells: (rows, columns) of dense labels of a world's frames; None gives none.
+        captions: Finds captions; None where none are learned.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class VideoCollator:
         size: tuple[int, int] | None = None,
         feature_rate: float = 1.0,
         cells: tuple[int, int] | None = None,
+        captions: VideoCaptions | None = None,
     ) -> None:
         self.vocabulary = vocabulary
         self.answers = {answer: place for place, answer in enumerate(answers)}
@@ -75,13 +79,16 @@ class VideoCollator:
         self.size = size
         self.feature_rate = feature_rate
         self.cells = cells
+        self.captions = captions
+        self.requests = frozenset(NOT_CLOSED) | (captions.requests if captions else frozenset())
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Collate samples.
 
         Raises:
             DataError: There is no sample, one has no video, or an answer, a segment's label or a
-                domain that is not in its list; frames and features are mixed.
+                domain that is not in its list, or a caption that the model could not write; frames
+                and features are mixed.
             MediaError: A video cannot be read.
             InputError: A video does not fit the rule of sampling.
         """
@@ -97,11 +104,12 @@ class VideoCollator:
         questions = [
             (row, text, answer)
             for row, sample in enumerate(samples)
-            for text, answer in _conversation(sample)
+            for text, answer in self.questions(sample)
         ]
         ids, mask = self._words([text for _, text, _ in questions])
         values = tuple(torch.from_numpy(one.values) for one in read)
         segments = [(row, segment) for row, s in enumerate(samples) for segment in s.segments or ()]
+        captions = [(row, one) for row, s in enumerate(samples) for one in self._captions(s)]
         videos = VideoBatch(
             frames=() if True in featured else values,
             features=values if True in featured else (),
@@ -121,6 +129,8 @@ class VideoCollator:
             domains=_longs(
                 self._place("domain", self.domains, s.group or None, s) for s in samples
             ),
+            captions=tuple(caption for _, caption in captions),
+            captioned=_longs(row for row, _ in captions),
         )
         return Batch(
             input_ids=ids,
@@ -131,6 +141,24 @@ class VideoCollator:
             samples=tuple(samples),
             videos=videos,
         )
+
+    def questions(self, sample: Sample) -> list[tuple[str, str | None]]:
+        """Return the questions of a sample with their answers, None where nobody answered.
+
+        A request for all that happens, or for a caption, is none: what it is answered with is in no
+        closed set. A sample without a question has one without words.
+        """
+        found: list[tuple[str, str | None]] = []
+        for turn, following in zip(sample.turns, (*sample.turns[1:], None), strict=False):
+            if turn.role != "user" or turn.text.strip() in self.requests:
+                continue
+            answered = following is not None and following.role == "assistant"
+            answer = following.text.strip().lower() if answered and following is not None else None
+            found.append((turn.text, answer))
+        return found or [("", None)]
+
+    def _captions(self, sample: Sample) -> list[Tensor]:
+        return [] if self.captions is None else self.captions.read(sample)
 
     def _read(self, sample: Sample) -> _Read:
         source = sample.video
@@ -183,22 +211,6 @@ class VideoCollator:
             f"cells.{name}": torch.from_numpy(np.concatenate([labels[name] for labels in found]))
             for name in MOTION_LABELS
         }
-
-
-def _conversation(sample: Sample) -> list[tuple[str, str | None]]:
-    """Return the questions of a sample with their answers, None where nobody answered.
-
-    A request for all that happens, or for a caption, is none: what it is answered with is in no
-    closed set.
-    """
-    found: list[tuple[str, str | None]] = []
-    for turn, following in zip(sample.turns, (*sample.turns[1:], None), strict=False):
-        if turn.role != "user" or turn.text in NOT_CLOSED:
-            continue
-        answered = following is not None and following.role == "assistant"
-        answer = following.text.strip().lower() if answered and following is not None else None
-        found.append((turn.text, answer))
-    return found or [("", None)]
 
 
 def _longs(values: object) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from chiasm.core.errors import ConfigError
+from chiasm.core.errors import ConfigError, InputError
 
 PADDING, UNKNOWN = 0, 1
 """Ids before those of the words."""
@@ -49,3 +49,16 @@ class Vocabulary:
     def unknown(self, text: str) -> list[str]:
         """Return the words of a text that are not told apart from others."""
         return [word for word in self.split(text) if word not in self._ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the words of ids, with a space between two.
+
+        Raises:
+            InputError: An id is none of a word.
+        """
+        strange = [one for one in ids if not UNKNOWN < one < len(self)]
+        if strange:
+            raise InputError(
+                f"ids {strange} are no words; give ids from {UNKNOWN + 1} to {len(self) - 1}"
+            )
+        return " ".join(self.words[one - UNKNOWN - 1] for one in ids)

@@ -181,6 +181,7 @@ class CaptionHead(nn.Module):
         sizes: Tensor | None = None,
         beams: int = 1,
         length_penalty: float = 1.0,
+        never: Sequence[int] = (),
     ) -> list[Caption]:
         """Write a caption for each row.
 
@@ -193,6 +194,7 @@ class CaptionHead(nn.Module):
             beams: 1 takes the likeliest token each time; more keep so many captions at once.
             length_penalty: With beams, the power of the length that sums of log probabilities are
                 divided by.
+            never: Ids of the vocabulary that no caption holds, beside `PADDING`.
 
         Raises:
             InputError: A number is out of range, or a prompt leaves no room for `limit` tokens.
@@ -215,7 +217,7 @@ class CaptionHead(nn.Module):
             bos_token_id=self.begin,
             eos_token_id=self.end,
             pad_token_id=PADDING,
-            suppress_tokens=[PADDING, self.begin],
+            suppress_tokens=[PADDING, self.begin, *never],
         )
         sequences = self.decoder.generate(
             input_ids=ids,

@@ -65,6 +65,30 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Caption:
+    """What happens in a video, in words.
+
+    Attributes:
+        text: The words, in lower case and without punctuation.
+        finish: `stop` when the model ended it, `length` when it was cut off at the limit.
+        score: Mean log probability in nats of its words, its end included where it has one.
+        tokens: The words, ids of the model's vocabulary of captions.
+    """
+
+    text: str
+    finish: Finish
+    score: float
+    tokens: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    def document(self) -> dict[str, Any]:
+        """Return everything in plain values, for JSON."""
+        return {"text": self.text, "finish": self.finish, "score": round(self.score, DIGITS)}
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer, and what the gate did while the model looked.
 
@@ -80,6 +104,7 @@ class Answer:
         tokens: The tokens written.
         choice: How it was chosen, or None where the model wrote it freely.
         segments: What happens in the video, or None where nobody looked for that.
+        caption: The caption that it is, or None where no caption was asked for.
     """
 
     text: str
@@ -92,6 +117,7 @@ class Answer:
     tokens: tuple[int, ...] = ()
     choice: Choice | None = None
     segments: tuple[Segment, ...] | None = None
+    caption: Caption | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -152,15 +178,19 @@ class Answer:
     def family_document(self, maps: bool = True) -> dict[str, Any]:
         """Return what the family adds to a text.
 
-        That is `likeliest`, `unknown_words` and, where they were looked for, `segments` of an
-        answer out of a closed set; of others `gate_document`, and `pair` where there is one.
+        That is `likeliest`, `unknown_words` of an answer out of a closed set, `finish` and `score`
+        of a caption and, where they were looked for, `segments` of both; of others `gate_document`,
+        and `pair` where there is one.
         """
+        own: dict[str, Any] | None = None
         if self.choice is not None:
+            own = self.choice.document()
+        elif self.caption is not None:
+            own = self.caption.document()
+            del own["text"]
+        if own is not None:
             found = None if self.segments is None else [one.document() for one in self.segments]
-            return {
-                **self.choice.document(),
-                **({} if found is None else {"segments": found}),
-            }
+            return {**own, **({} if found is None else {"segments": found})}
         pair = {} if self.pair is None else {"pair": self.pair.document()}
         return {**self.gate_document(maps), **pair}
 

@@ -7,16 +7,17 @@ from typing import Protocol, runtime_checkable
 from chiasm.core.errors import InputError
 
 SENSES: dict[str, tuple[str, ...]] = {
-    "ask": ("dual_encoder", "occlusion", "long_video", "grounding"),
+    "ask": ("dual_encoder", "occlusion", "long_video", "video_language", "grounding"),
     "image": ("dual_encoder", "occlusion", "grounding"),
     "reconstruction": ("occlusion",),
-    "video": ("long_video",),
+    "video": ("long_video", "video_language"),
     "point": ("grounding",),
     "complete": ("occlusion",),
     "watch": ("long_video",),
+    "caption": ("long_video",),
 }
 """Sense to the families that have it. `image`, `reconstruction` and `video` are what can be shown;
-`ask`, `point`, `complete` and `watch` what can be wanted."""
+`ask`, `point`, `complete`, `watch` and `caption` what can be wanted."""
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from PIL import Image
 
 from chiasm.core.errors import DataError, InputError
 from chiasm.core.samples import Sample, Turn
-from chiasm.inference.answers import Answer, Completion, Mask, Segment
+from chiasm.inference.answers import Answer, Caption, Completion, Mask, Segment
 from chiasm.inference.chain_of_thought import (
     ANSWER_TOKENS,
     Closer,
@@ -32,8 +32,10 @@ from chiasm.inference.responding import Answering, Generation, respond, respond_
 from chiasm.inference.self_check import SelfCheck, check_itself
 from chiasm.inference.senses import Sensing, check_sense
 from chiasm.inference.showing import ShownImage, show
+from chiasm.inference.telling import tell
 from chiasm.inference.videos import ShownVideo, VideoInput, as_watching
 from chiasm.models.gate_report import gated
+from chiasm.models.video_language import VideoLanguage
 
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -139,13 +141,14 @@ class Session:
             DataError: The text is blank or holds a special token of the host.
         """
         generation = Generation(max_new_tokens, temperature, top_p, tuple(stop))
-        if "video" in self.model.senses:
-            check_sense(self.model, "ask")
+        if "video" in self.model.senses and not isinstance(self.model, VideoLanguage):
             return self.video("ask about").ask(text, generation, keep_history, on_text)
         model = self._answering(text)
         sample = self._sample(text, keep_history)
         shown = self._shown
-        if isinstance(shown, ShownPair):
+        if isinstance(self.model, VideoLanguage):
+            answer = tell(self.model, self.video("ask about"), sample.turns, generation, on_text)
+        elif isinstance(shown, ShownPair):
             answer = shown.answer(sample.turns, generation, on_text)
         elif shown is None:
             answer = respond_to(model, [sample], generation, on_text)[0]
@@ -287,7 +290,8 @@ class Session:
             temperature: Of the drawing: 0 takes the likeliest code, above 0 samples.
             top_k: How many of the likeliest codes may be drawn; 0 for all.
             guidance: Classifier-free guidance of the drawing; 1 is none.
-            seed: Seed of the drawing; None goes on with torch's own numbers.
+            seed: Seed of the drawing, the same alone as in `pairs.batch`; None goes on with
+                torch's own numbers.
 
         Raises:
             InputError: The model has no sense `complete`, image and reconstruction were not both
@@ -324,6 +328,19 @@ class Session:
         check_sense(self.model, "watch")
         return self.video("watch").segments()
 
+    def caption(self, *, max_new_tokens: int | None = None, beams: int = 1) -> Caption:
+        """Say what happens in the video.
+
+        Args:
+            max_new_tokens: Most words; None for as many as the model can write.
+            beams: 1 takes the likeliest word each time; more keep so many captions at once.
+
+        Raises:
+            InputError: The model has no sense `caption`, no video was set, or a number is below 1.
+        """
+        check_sense(self.model, "caption")
+        return self.video("describe").caption(max_new_tokens, beams)
+
     def video(self, purpose: str = "look at") -> ShownVideo:
         """Return what is kept of the video: its times, how much moves, how many tokens it took.
 
@@ -356,6 +373,8 @@ class Session:
             raise InputError(f"the question is of type {type(text).__name__}; allowed: a text")
         if not text.strip():
             raise DataError(f"the question is {text!r}; give a text, not blank")
+        if "video" in self.model.senses:
+            self.video("ask about")
         if not self._begun:
             raise InputError(
                 "nothing was set to ask about; call set(image=...) first, or set() to ask about "

@@ -23,13 +23,15 @@ from chiasm.core.tokens import VisualTokens
 from chiasm.data.feature_files import FEATURE_SUFFIXES
 from chiasm.data.media import local_path
 from chiasm.data.video import open_video
+from chiasm.data.vocabulary import UNKNOWN
 from chiasm.encoders.frames import FrameEncoder
 from chiasm.encoders.video_features import VideoFeatures
-from chiasm.inference.answers import Answer, Choice, Segment
+from chiasm.inference.answers import Answer, Caption, Choice, Segment
 from chiasm.inference.responding import Generation
 from chiasm.inference.senses import Sensing, check_sense
 from chiasm.models.long_video import LongVideo
 from chiasm.models.probes import probing
+from chiasm.models.video_language import VideoLanguage
 from chiasm.models.video_states import frame_states, padded_times
 
 LIKELIEST = 5
@@ -41,12 +43,14 @@ THWC uint8 RGB in [0, 255]; features float (frames, width); or something that ma
 
 
 def as_watching(model: Sensing) -> LongVideo:
-    """Return a model as one of long videos.
+    """Return a model as one of long videos; of one that answers by a host, what watches for it.
 
     Raises:
         InputError: It has no sense `video`.
     """
     check_sense(model, "video")
+    if isinstance(model, VideoLanguage):
+        return model.watcher
     assert isinstance(model, LongVideo)
     return model
 
@@ -133,19 +137,24 @@ class ShownVideo:
     ) -> Answer:
         """Answer as `Session.ask`, with settings that a closed set of answers can follow.
 
+        A request for a caption is answered with one, by a model that writes them.
+
         Raises:
             InputError: As for `answer`; the text is none, or there is something to sample, to stop
                 at or to remember.
             DataError: As for `answer`.
         """
+        if not isinstance(text, str):
+            raise InputError(f"the question is of type {type(text).__name__}; allowed: a text")
         if keep_history or generation != Generation(generation.max_new_tokens):
             raise InputError(
                 "this model chooses each answer out of a closed set; leave out keep_history, "
                 "temperature, top_p and stop"
             )
-        if not isinstance(text, str):
-            raise InputError(f"the question is of type {type(text).__name__}; allowed: a text")
-        answer = self.answer(text)
+        if self.wants_caption(text):
+            answer = self.answer_with_caption(generation.max_new_tokens)
+        else:
+            answer = self.answer(text)
         if on_text is not None:
             on_text(answer.text)
         return answer
@@ -184,6 +193,53 @@ class ShownVideo:
         choice = Choice(likeliest, tuple(dict.fromkeys(vocabulary.unknown(text))))
         seen = int(memory.mask.sum())
         return Answer(text=next(iter(likeliest)), prompt_tokens=seen + len(words), choice=choice)
+
+    def wants_caption(self, text: str) -> bool:
+        """Whether a text asks for a caption, and the model writes captions."""
+        words = self.model.collator.captions
+        return words is not None and text.strip() in words.requests
+
+    def answer_with_caption(self, limit: int | None = None) -> Answer:
+        """Return the caption of the video as an answer; see `caption`."""
+        written = self.caption(limit)
+        return Answer(
+            text=written.text,
+            finish=written.finish,
+            prompt_tokens=int(self.memory.mask.sum()),
+            new_tokens=len(written.tokens),
+            tokens=written.tokens,
+            caption=written,
+        )
+
+    def caption(self, limit: int | None = None, beams: int = 1) -> Caption:
+        """Write what happens in the video.
+
+        Args:
+            limit: Most words; None for as many as the model can write, which bounds it always.
+            beams: 1 takes the likeliest word each time; more keep so many captions at once.
+
+        Raises:
+            InputError: The model writes no captions, or a number is below 1.
+        """
+        check_sense(self.model, "caption")
+        head, words = self.model.caption_head, self.model.collator.captions
+        assert head is not None and words is not None
+        memory = self.memory
+        with probing(self.model):
+            (found,) = head.write(
+                memory.features,
+                memory.mask,
+                limit=head.longest if limit is None else min(limit, head.longest),
+                sizes=memory.sizes,
+                beams=beams,
+                never=(UNKNOWN,),
+            )
+        return Caption(
+            text=words.vocabulary.decode(found.tokens),
+            finish="stop" if found.finished else "length",
+            score=found.score,
+            tokens=found.tokens,
+        )
 
     def segments(self) -> list[Segment]:
         """Return the actions that the model finds, from the highest score down.

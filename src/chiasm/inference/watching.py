@@ -8,6 +8,7 @@ from typing import Any
 
 from chiasm.core.samples import Sample
 from chiasm.data.video_words import NOT_CLOSED
+from chiasm.inference.answers import Answer
 from chiasm.inference.videos import ShownVideo
 from chiasm.models.long_video import LongVideo
 
@@ -15,7 +16,7 @@ from chiasm.models.long_video import LongVideo
 def watch_samples(
     model: LongVideo, samples: Sequence[Sample], progress: Callable[[int], None] | None = None
 ) -> list[dict[str, Any]]:
-    """Answer the questions of samples, and find the actions in their videos.
+    """Answer the questions of samples, describe their videos, and find the actions in them.
 
     Args:
         model: The model; what it has a head for is predicted.
@@ -23,7 +24,9 @@ def watch_samples(
         progress: Called with the number of samples that are done.
 
     Returns:
-        In the order of the samples `{"id", "text"?, "likeliest"?, "unknown_words"?, "segments"?}`.
+        In the order of the samples `{"id", "text"?, "likeliest"?, "unknown_words"?, "finish"?,
+        "score"?, "segments"?}`. Where the model writes captions, the text of a request for one,
+        or of a sample that asks nothing, is a caption with `finish` and `score`.
         Where a sample asks several questions, each has a line of its own under the name `ID#0`,
         `ID#1`, ..., and the segments stand in one of the name `ID`.
 
@@ -51,11 +54,13 @@ def watch_samples(
 def _lines(sample: Sample, shown: ShownVideo, timed: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the predictions of one sample."""
     questions = [turn.text for turn in sample.turns if turn.role == "user"]
+    if not questions and "caption" in shown.model.senses:
+        return [{"id": sample.identifier, **_plain(shown.answer_with_caption()), **timed}]
     asked = "ask" in shown.model.senses
     said = [
         (number, _say(shown, text))
         for number, text in enumerate(questions)
-        if asked and text not in NOT_CLOSED
+        if shown.wants_caption(text) or (asked and text.strip() not in NOT_CLOSED)
     ]
     name = sample.identifier
     if len(questions) == 1 and said:
@@ -65,5 +70,8 @@ def _lines(sample: Sample, shown: ShownVideo, timed: dict[str, Any]) -> list[dic
 
 
 def _say(shown: ShownVideo, text: str) -> dict[str, Any]:
-    answer = shown.answer(text)
+    return _plain(shown.answer_with_caption() if shown.wants_caption(text) else shown.answer(text))
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
     return {"text": answer.text, **answer.family_document()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,51 +10,22 @@ from torch import Tensor, nn
 from chiasm.core.batch import Batch, VideoBatch
 from chiasm.core.errors import InputError
 from chiasm.core.outputs import Outputs
+from chiasm.core.samples import Sample
 from chiasm.core.tokens import VisualTokens
 from chiasm.data.video_collate import VideoCollator
 from chiasm.heads.action_decoding import ActionDecoder
-from chiasm.heads.actions import ActionHead
-from chiasm.heads.answers import AnswerHead
-from chiasm.heads.cells import CellHead
 from chiasm.layers.domains import Domains
-from chiasm.layers.frame_pool import FramePool
 from chiasm.models.probes import probing
 from chiasm.models.video_domains import parts_by_domain, read_by_domain
+from chiasm.models.video_heads import VideoHeads, score_captions
 from chiasm.models.video_probes import build_probes_for
 from chiasm.models.video_reading import VideoReading
 from chiasm.models.video_states import frame_states, original_states, padded_times
+from chiasm.objectives.captions import TARGETS
 
 ANSWERS = "answers"
-NOT_SAID = ("actions.points", "actions.mask")
+NOT_SAID = ("actions.points", "actions.mask", TARGETS)
 """Outputs that no weight has a part in."""
-
-
-@dataclass(frozen=True)
-class VideoHeads:
-    """What reads the states; None where that is not asked for.
-
-    Attributes:
-        cells: Says of each cell of each frame what it shows: dense supervision.
-        answers: Answers questions out of a closed set.
-        actions: Says at each moment what happens, from when to when.
-        frames: Makes one state a frame for `actions`; there exactly when `actions` is.
-    """
-
-    cells: CellHead | None = None
-    answers: AnswerHead | None = None
-    actions: ActionHead | None = None
-    frames: FramePool | None = None
-
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        """The heads that are there, by name."""
-        named = {
-            "cell_head": self.cells,
-            "answer_head": self.answers,
-            "action_head": self.actions,
-            "frame_pool": self.frames,
-        }
-        return {name: part for name, part in named.items() if part is not None}
 
 
 class LongVideo(nn.Module):
@@ -91,6 +61,7 @@ class LongVideo(nn.Module):
         self.reading = reading
         self.cell_head, self.answer_head = heads.cells, heads.answers
         self.action_head, self.frame_pool = heads.actions, heads.frames
+        self.caption_head = heads.captions
         self._heads = heads
         self.collator = collator
         self.answers = tuple(answers)
@@ -100,8 +71,8 @@ class LongVideo(nn.Module):
 
     @property
     def senses(self) -> frozenset[str]:
-        """What can be asked of it: `ask` and `watch` where there are heads for it."""
-        heads = {"ask": self.answer_head, "watch": self.action_head}
+        """What can be asked of it: `ask`, `watch` and `caption` where there are heads for it."""
+        heads = {"ask": self.answer_head, "watch": self.action_head, "caption": self.caption_head}
         return frozenset({"video", *(sense for sense, head in heads.items() if head is not None)})
 
     @property
@@ -126,8 +97,8 @@ class LongVideo(nn.Module):
 
         Returns:
             In `named`, as heads are there: `cells.<attribute>` float (all frames, rows, columns,
-            classes); `answers` float (Q, answers); `actions.*`, see `ActionHead.predict`; `router`
-            and `router.logits` float (V, domains).
+            classes); `answers` float (Q, answers); `actions.*`, see `ActionHead.predict`;
+            `captions.*`, see `score_captions`; `router` and `router.logits` float (V, domains).
 
         Raises:
             InputError: The batch has no videos.
@@ -148,8 +119,12 @@ class LongVideo(nn.Module):
         named: dict[str, Tensor] = {}
         if self.cell_head is not None:
             named |= self.cell_head.score(original_states(states))
-        if self.answer_head is not None:
-            named[ANSWERS] = self.answer(self.reading.remember(states), batch, videos)
+        if self.answer_head is not None or self.caption_head is not None:
+            memory = self.reading.remember(states)
+            if self.answer_head is not None:
+                named[ANSWERS] = self.answer(memory, batch, videos)
+            if self.caption_head is not None:
+                named |= score_captions(self.caption_head, memory, videos)
         if self.action_head is not None and self.frame_pool is not None:
             by_frame = frame_states(states, padded_times(videos.times))
             pooled = self.frame_pool(by_frame.features)
@@ -179,8 +154,12 @@ class LongVideo(nn.Module):
         found: dict[str, Tensor] = {}
         device = next(self.parameters()).device
         with probing(self):
-            for sample in build_probes_for(self.reading.encoder, self.collator.size):
+            for sample in self._probes():
                 named = self(self.collator([sample]).to(device)).named
                 said = {name: one for name, one in named.items() if name not in NOT_SAID}
                 found |= {f"{sample.identifier}.{n}": one.float() for n, one in said.items()}
         return found
+
+    def _probes(self) -> tuple[Sample, ...]:
+        collator = self.collator
+        return build_probes_for(self.reading.encoder, collator.size, collator.captions)

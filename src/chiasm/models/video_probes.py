@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from chiasm.core.samples import Sample, Turn
+from chiasm.data.video_captions import VideoCaptions
 from chiasm.encoders.frames import FrameEncoder
 from chiasm.encoders.video_features import VideoFeatures
 from chiasm.models.probes import PROBE_QUESTION
@@ -12,16 +15,33 @@ from chiasm.models.probes import PROBE_QUESTION
 FRAMES = 24
 """Frames of a probe: more than most clips hold."""
 
+CAPTION_WORDS = 5
+"""Words of the caption of a probe."""
+
 
 def build_probes_for(
-    encoder: FrameEncoder | VideoFeatures, size: tuple[int, int] | None
+    encoder: FrameEncoder | VideoFeatures,
+    size: tuple[int, int] | None,
+    captions: VideoCaptions | None = None,
 ) -> tuple[Sample, Sample]:
     """Return two probes as an encoder reads them.
 
     Args:
         encoder: Of frames or of features.
         size: (height, width) of frames; None for four cells a side.
+        captions: What the model writes; each probe then has a caption of its first words.
     """
+    one, other = _build_silent(encoder, size)
+    if captions is None:
+        return one, other
+    written = " ".join(captions.vocabulary.words[: min(CAPTION_WORDS, captions.longest)])
+    told = (Turn("user", (min(captions.requests),)), Turn("assistant", (written,)))
+    return replace(one, turns=one.turns + told), replace(other, turns=other.turns + told)
+
+
+def _build_silent(
+    encoder: FrameEncoder | VideoFeatures, size: tuple[int, int] | None
+) -> tuple[Sample, Sample]:
     if isinstance(encoder, FrameEncoder):
         return build_video_probe_samples(size or (4 * encoder.cell, 4 * encoder.cell))
     turns = (Turn("user", (PROBE_QUESTION,)),)

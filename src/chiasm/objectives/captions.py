@@ -6,12 +6,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from chiasm.core.batch import IGNORE, Batch
+from chiasm.core.batch import Batch, VideoBatch
 from chiasm.core.config import Config
 from chiasm.core.errors import InputError
 from chiasm.core.outputs import Outputs
 
 TERM = "captions"
+LOGITS, TARGETS = "captions.logits", "captions.targets"
+"""Names of the scores among a model's outputs, and of what they should predict."""
 
 
 class CaptionsConfig(Config):
@@ -31,9 +33,8 @@ class CaptionsConfig(Config):
 class Captions:
     """Term `captions`: cross-entropy in nats of each token of a caption and of its end.
 
-    A caption is what a row of `Batch.labels` holds beside `IGNORE`; a row of nothing else has none.
-    Reads `captions.logits`, float (P, V), and `captions.targets`, int64 (P,), as
-    `heads.captions.CaptionHead.predict` gives them.
+    Captions are those of `VideoBatch.captions`. Reads `captions.logits`, float (P, V), and
+    `captions.targets`, int64 (P,), as `heads.captions.CaptionHead.predict` gives them.
 
     Args:
         label_smoothing: As in the configuration.
@@ -46,8 +47,7 @@ class Captions:
 
     def count(self, batch: Batch) -> dict[str, float]:
         """Return the number of tokens and ends."""
-        told = batch.labels != IGNORE
-        return {TERM: float(told.sum() + told.any(1).sum())}
+        return {TERM: float(sum(len(one) + 1 for one in _videos(batch).captions))}
 
     def score(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy summed over tokens and ends.
@@ -58,12 +58,12 @@ class Captions:
         count = int(self.count(batch)[TERM])
         if not count:
             return {TERM: torch.zeros((), device=batch.input_ids.device)}
-        if "captions.logits" not in outputs.named:
+        if LOGITS not in outputs.named:
             raise InputError(
                 f"the model gives no captions; it gives {sorted(outputs.named) or 'nothing'}. "
                 "Build it with a caption head, or leave the term out of the objective"
             )
-        logits, targets = outputs.named["captions.logits"], outputs.named["captions.targets"]
+        logits, targets = outputs.named[LOGITS], outputs.named[TARGETS]
         if len(logits) != count or len(targets) != count:
             raise InputError(
                 f"scores of {len(logits)} tokens for {count} in the batch's captions, ends "
@@ -74,3 +74,9 @@ class Captions:
                 logits.float(), targets, reduction="sum", label_smoothing=self.label_smoothing
             )
         }
+
+
+def _videos(batch: Batch) -> VideoBatch:
+    if batch.videos is None:
+        raise InputError("the batch has no videos; collate with VideoCollator")
+    return batch.videos

@@ -28,8 +28,10 @@ from chiasm.models.long_video import LongVideo
 from chiasm.models.occlusion import Occlusion
 from chiasm.models.segmenter import Segmenter
 from chiasm.models.tokenizer import Tokenizer
+from chiasm.models.video_language import VideoLanguage
 from chiasm.objectives.actions import ActionSmoothness
 from chiasm.objectives.answers import Answers
+from chiasm.objectives.captions import Captions
 from chiasm.objectives.cells import Cells
 from chiasm.objectives.codebook import PictureCodes
 from chiasm.objectives.codes import NextCodes
@@ -49,13 +51,23 @@ from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import StagedSamples, build_mixture, world_corpus
 from chiasm.recipes.tokenizers import build_tokenizer
 from chiasm.recipes.training_choice import Stage
+from chiasm.recipes.video_language import build_video_language, language_parts
 from chiasm.recipes.video_models import build_video
 from chiasm.training.processes import launched_processes
 from chiasm.training.settings import StageSettings, TrainingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-Family = DualEncoder | CellClassifier | Grounding | Segmenter | Tokenizer | Occlusion | LongVideo
+Family = (
+    DualEncoder
+    | CellClassifier
+    | Grounding
+    | Segmenter
+    | Tokenizer
+    | Occlusion
+    | LongVideo
+    | VideoLanguage
+)
 
 
 def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
@@ -81,6 +93,8 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
         return build_grounding(recipe, answering or _build_answering(recipe, base, host), base)
     if recipe.family == "occlusion":
         return build_occlusion(recipe, host or build_host(recipe.base_host, base))
+    if recipe.family == "video_language":
+        return build_video_language(recipe, host or build_host(recipe.base_host, base), base)
     if recipe.family == "cell_classifier":
         return _build_classifier(recipe, base, host or build_host(recipe.base_host, base))
     return _build_answering(recipe, base, host)
@@ -209,6 +223,9 @@ def build_objective(choice: ObjectiveChoice) -> WeightedSum:
     if choice.answers is not None:
         terms.append(Answers())
         weights["answers"] = choice.answers
+    if choice.captions is not None:
+        terms.append(Captions())
+        weights["captions"] = choice.captions
     if choice.actions:
         actions = choice.actions_reading.build()
         terms.append(actions)
@@ -267,13 +284,15 @@ def stage_parts(recipe: Recipe, stage: Stage, names: Collection[str]) -> tuple[s
         return tuple(sorted(grounding_parts(names)))
     if recipe.family == "occlusion":
         return tuple(sorted(occlusion_parts(names)))
+    if recipe.family == "video_language":
+        return tuple(sorted(language_parts(names)))
     mode = stage.mode or recipe.training_mode
     return tuple(sorted(parts_to_train(names, mode, recipe.freeze_config, recipe.freeze)))
 
 
 def model_preparer(model: Family) -> ImagePreparer | None:
     """Return the image preparer of a model's host; None where there is no host."""
-    if isinstance(model, Segmenter | Tokenizer | LongVideo):
+    if isinstance(model, Segmenter | Tokenizer | LongVideo | VideoLanguage):
         return None
     return model.collator.preparer
 

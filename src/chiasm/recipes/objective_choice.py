@@ -43,6 +43,8 @@ class ObjectiveChoice(Config):
     router: dict[str, float] = Field(default_factory=dict)
     """Weights of `domain` and `balance` of the router of a model with domains; one that is left out
     weighs 0."""
+    captions: float | None = Field(default=None, ge=0)
+    """Weight of the loss of captions of videos, for each word and the end."""
     actions: dict[str, float] = Field(default_factory=dict)
     """Weights of `classes`, `overlap` and `centres` of the head of actions; one that is left out
     weighs 1 once there is another. `smoothness`, the penalty on scores that jump from moment to
@@ -74,11 +76,14 @@ class ObjectiveChoice(Config):
             raise ValueError(
                 f"unknown terms of `router`: {other}; known: {', '.join(ROUTER_TERMS)}"
             )
-        given = (self.tokens, self.codes, self.diversity, self.mask_quality, self.answers)
+        given = (
+            *(self.tokens, self.codes, self.diversity),
+            *(self.mask_quality, self.answers, self.captions),
+        )
         named = (self.cells, self.masks, self.pictures, self.actions)
         if not any(named) and all(weight is None for weight in given):
             raise ValueError(
                 "no term: give at least one of `tokens`, `codes`, `cells`, `masks`, "
-                "`pictures`, `answers`, `actions` and `diversity`"
+                "`pictures`, `answers`, `captions`, `actions` and `diversity`"
             )
         return self

@@ -8,21 +8,27 @@ from typing import Literal
 from chiasm.core.samples import Sample
 from chiasm.evaluation.answering import ModelAnswerer
 from chiasm.evaluation.pair_answering import PairAnswerer
+from chiasm.evaluation.protocols import Answerer
 from chiasm.evaluation.runner import evaluate
 from chiasm.evaluation.suites import SUITES
+from chiasm.evaluation.video_language_answering import VideoLanguageAnswerer
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.occlusion import Occlusion
 from chiasm.models.probes import probing
+from chiasm.models.video_language import VideoLanguage
 from chiasm.objectives.tokens import NextTokens
 
-Writer = DualEncoder | Occlusion
+Writer = DualEncoder | Occlusion | VideoLanguage
 """A model that writes answers."""
 
 Measure = Literal["answers", "true_false", "vqa", "captions", "loss"]
 """A suite of the evaluation, for which the model writes answers, or the loss on given ones."""
 
 LOSS = "loss"
-LOWER_IS_BETTER = frozenset({LOSS})
+CAPTION_LOSS = "caption_loss"
+"""Nats for each word of a video's caption, and for its end."""
+
+LOWER_IS_BETTER = frozenset({LOSS, CAPTION_LOSS})
 """Names of the numbers that should fall."""
 
 MASKS_NUMBER = "mean_iou"
@@ -55,10 +61,16 @@ def measure_model(
         if measure == LOSS:
             found[LOSS] = token_loss(model, samples, batch_size)
             continue
-        answerer = PairAnswerer(model) if isinstance(model, Occlusion) else ModelAnswerer(model)
+        answerer = _answerer(model)
         report = evaluate(answerer, samples, measure, batch_size=ANSWER_BATCH, divided=False)
         found.update(report.numbers())
     return found
+
+
+def _answerer(model: Writer) -> Answerer:
+    if isinstance(model, VideoLanguage):
+        return VideoLanguageAnswerer(model)
+    return PairAnswerer(model) if isinstance(model, Occlusion) else ModelAnswerer(model)
 
 
 def token_loss(model: Writer, samples: Sequence[Sample], batch_size: int) -> float:

@@ -16,18 +16,21 @@ from pydantic import (
 from chiasm.compression import COMPRESSIONS, CompressionConfig
 from chiasm.core.config import Config
 from chiasm.data.video_sampling import AllSampling, Sampling
+from chiasm.data.video_words import VIDEO_REQUEST
 from chiasm.data.world.domains import DOMAINS
 from chiasm.data.world.motion import ACTIONS
 from chiasm.data.world.motion_questions import MOTION_ANSWERS
-from chiasm.data.world.motion_words import MOTION_WORDS
+from chiasm.data.world.motion_words import CAPTION_WORDS, MOTION_WORDS
 from chiasm.encoders.frames import FrameEncoderConfig
 from chiasm.encoders.video_features import VideoFeaturesConfig
 from chiasm.heads.action_decoding import ActionDecoderConfig
 from chiasm.heads.actions import ActionHeadConfig
 from chiasm.heads.answers import AnswerHeadConfig
+from chiasm.heads.captions import CaptionHeadConfig
 from chiasm.layers.domains import DomainsConfig
 from chiasm.layers.reader import ReaderConfig
 from chiasm.recipes.kinds import kind_of, read_kind
+from chiasm.recipes.validation import CAPTION_LOSS
 
 
 class VideoChoice(Config):
@@ -62,6 +65,8 @@ class VideoChoice(Config):
     """Answers out of a closed set; null leaves the head out."""
     action_head: ActionHeadConfig | None = None
     """Actions with start and end; null leaves the head out."""
+    caption_head: CaptionHeadConfig | None = None
+    """Captions; null leaves the head out."""
     decoder: ActionDecoderConfig = ActionDecoderConfig()
     """How segments are chosen of what the action head says."""
     words: tuple[str, ...] = MOTION_WORDS
@@ -70,6 +75,10 @@ class VideoChoice(Config):
     """The closed set of answers."""
     actions: tuple[str, ...] = tuple(ACTIONS)
     """What can happen."""
+    caption_words: tuple[str, ...] = CAPTION_WORDS
+    """Words that captions are written in: each word of each caption that is learned."""
+    caption_requests: tuple[str, ...] = (VIDEO_REQUEST,)
+    """What a user says who wants a caption."""
     domains: tuple[str, ...] = tuple(DOMAINS)
     """Names of domains."""
     by_domain: DomainsConfig | None = None
@@ -125,7 +134,9 @@ class VideoChoice(Config):
     @property
     def first_number(self) -> str:
         """The number that picks the best checkpoint."""
-        return "accuracy" if self.answer_head is not None else "map"
+        if self.answer_head is not None:
+            return "accuracy"
+        return "map" if self.action_head is not None or not self.caption_head else CAPTION_LOSS
 
     @property
     def cells(self) -> tuple[int, int]:

@@ -19,6 +19,8 @@ def videos() -> VideoBatch:
         asked=torch.tensor([0, 1]),
         answers=torch.tensor([1, IGNORE]),
         domains=torch.tensor([IGNORE, 0]),
+        captions=(torch.tensor([2, 3]),),
+        captioned=torch.tensor([1]),
     )
 
 
@@ -29,7 +31,8 @@ def test_every_tensor_of_the_videos_moves_with_the_batch() -> None:
 
     assert moved is not None
     assert len(moved) == 2
-    assert {tensor.device.type for tensor in (*moved.features, *moved.times)} == {"meta"}
+    listed = (*moved.features, *moved.times, *moved.captions)
+    assert {tensor.device.type for tensor in listed} == {"meta"}
     named = ("durations", "segments", "segment_rows", "segment_labels", "segments_known")
-    for name in (*named, "asked", "answers", "domains"):
+    for name in (*named, "asked", "answers", "domains", "captioned"):
         assert getattr(moved, name).device.type == "meta", name

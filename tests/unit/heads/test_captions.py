@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from chiasm.core.batch import IGNORE, Batch
+from chiasm.core.batch import IGNORE, Batch, VideoBatch
 from chiasm.core.errors import InputError
 from chiasm.core.outputs import Outputs
 from chiasm.heads.captions import Caption, CaptionHead, CaptionHeadConfig
@@ -43,6 +44,29 @@ def ids(*values: int) -> Tensor:
 CAPTIONS = [ids(3, 7, 7, 2), ids(5), ids()]
 PROMPTS = [ids(1, 4), ids(), ids(9, 9, 1)]
 ROWS = (7, 3, 5)
+
+
+def captioned(*captions: Tensor) -> Batch:
+    """A batch of videos of which only the captions are of any use."""
+    count, none = max(1, len(captions)), torch.zeros(0, dtype=torch.long)
+    zeros, unknown = torch.zeros(count, 1, dtype=torch.long), torch.full((count,), IGNORE)
+    rows = torch.arange(count)
+    videos = VideoBatch(
+        frames=(),
+        features=(torch.zeros(2, 3),) * count,
+        times=(torch.arange(2.0),) * count,
+        durations=torch.full((count,), 2.0),
+        segments=torch.zeros(0, 2),
+        segment_rows=none,
+        segment_labels=none,
+        segments_known=torch.zeros(count, dtype=torch.bool),
+        asked=rows,
+        answers=unknown,
+        domains=unknown,
+        captions=captions,
+        captioned=rows[: len(captions)],
+    )
+    return Batch(zeros, zeros, torch.full_like(zeros, IGNORE), zeros, videos=videos)
 
 
 def test_targets_are_captions_and_their_ends() -> None:
@@ -176,9 +200,7 @@ def test_training_tells_videos_apart() -> None:
     )
     x, mask = states(7, 7)
     captions = [ids(3, 7, 2), ids(3, 7, 5, 6)]
-    labels = torch.tensor([[IGNORE, 3, 7, 2], [3, 7, 5, 6]])
-    zeros = torch.zeros(2, 1, dtype=torch.long)
-    batch = Batch(zeros, zeros, labels, zeros)
+    batch = captioned(*captions)
     objective = CaptionsConfig().build()
     assert objective.count(batch) == {"captions": 9.0}
     optimiser = torch.optim.Adam(head.parameters(), 1e-2)
@@ -227,10 +249,21 @@ def test_wrong_input_is_told() -> None:
         head.write(x, mask[:, 1:], limit=2)
     with pytest.raises(ValidationError, match="3 heads do not divide the width 14"):
         CaptionHeadConfig(width=14, heads=3)
-    zeros = torch.zeros(1, 1, dtype=torch.long)
-    batch = Batch(zeros, zeros, torch.tensor([[4, 2]]), zeros)
+    batch = captioned(ids(4, 2))
     with pytest.raises(InputError, match="the model gives no captions; it gives nothing"):
         CaptionsConfig().build().score(Outputs(), batch)
-    named = {"captions.logits": torch.zeros(2, 5), "captions.targets": zeros[0]}
+    named = {"captions.logits": torch.zeros(2, 5), "captions.targets": ids(0)}
     with pytest.raises(InputError, match="scores of 2 tokens for 3 in"):
         CaptionsConfig().build().score(Outputs(named=named), batch)
+    assert CaptionsConfig().build().score(Outputs(), captioned())["captions"] == 0
+    with pytest.raises(InputError, match="the batch has no videos"):
+        CaptionsConfig().build().count(replace(batch, videos=None))
+
+
+def test_an_id_that_is_never_to_be_written_is_not() -> None:
+    head = build()
+    x, mask = states(*ROWS)
+    free = [one.tokens for one in head.write(x, mask, limit=5)]
+    barred = free[0][0]
+    held = [one.tokens for one in head.write(x, mask, limit=5, never=(barred,))]
+    assert all(barred not in tokens for tokens in held) and held[0]
