@@ -37,6 +37,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "reconstruction only": (f"{GIVEN}=reconstruction_only",),
     "mask known": (f"{GIVEN}=mask_known",),
     "no level 1 (alpha 0.5)": ("occlusion.blend.alpha=fixed",),
+    "no level 1 (original unblended)": ("occlusion.blend.alpha=original",),
     "static alpha, blended as given": (
         "occlusion.blend.alpha=static",
         "occlusion.blend.align_first=false",

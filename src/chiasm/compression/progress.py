@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from chiasm.core.counting import Counter
 
 
-class Progress(nn.Module):
+class Progress(Counter):
     """How much of a curriculum is over; kept in checkpoints, so that a run goes on where it was.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chiasm.core.counting import counters
 from chiasm.core.errors import AuditError
 from chiasm.core.protocols import Model
 from chiasm.training.freezing import named_parameters
@@ -205,9 +206,17 @@ class Audit:
 
 
 def fingerprints(model: Model) -> dict[str, int]:
-    """Return a fingerprint of each parameter and persistent buffer, named "part/name"."""
+    """Return a fingerprint of each parameter and persistent buffer, named "part/name".
+
+    Buffers that count are left out: they move in every part.
+    """
     tensors = part_tensors(model, model.parts)
-    return {name: fingerprint(tensor.detach()) for name, tensor in tensors.items()}
+    counting = {f"{part}/{one}" for part in model.parts for one in counters(model.parts[part])}
+    return {
+        name: fingerprint(tensor.detach())
+        for name, tensor in tensors.items()
+        if name not in counting
+    }
 
 
 def fingerprint(tensor: Tensor) -> int:
