@@ -185,8 +185,10 @@ def predict(
     from chiasm.inference.responding import Generation, seeded
 
     model = load_on(run, device)
-    generation = Generation(max_new_tokens, temperature, top_p)
-    pairs = PairWants(complete, self_check, drawing_temperature, top_k, guidance)
+    # Greedy answers are compared with the settings' defaults where nothing can be sampled.
+    sampled = seed if temperature > 0 else None
+    generation = Generation(max_new_tokens, temperature, top_p, seed=sampled)
+    pairs = PairWants(complete, self_check, drawing_temperature, top_k, guidance, seed)
     with seeded(seed):
         if benchmark:
             _benchmark(model, image, video, ask or DEFAULT_QUESTION, repeats, json)

@@ -49,6 +49,7 @@ class PairWants:
         temperature: Of the drawing.
         top_k: Of the drawing; 0 for all codes.
         guidance: Of the drawing; 1 for none.
+        seed: Of the drawing.
     """
 
     complete: bool
@@ -56,13 +57,14 @@ class PairWants:
     temperature: float
     top_k: int
     guidance: float
+    seed: int
 
     @property
     def painting(self) -> Painting:
         """How pictures are drawn."""
         from chiasm.inference.pairs import Painting
 
-        return Painting(self.temperature, self.top_k, self.guidance)
+        return Painting(self.temperature, self.top_k, self.guidance, self.seed)
 
 
 @dataclass(frozen=True)

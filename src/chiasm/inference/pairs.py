@@ -55,7 +55,8 @@ class Painting:
         temperature: 0 takes the likeliest code, above 0 samples.
         top_k: With sampling, how many of the likeliest codes may be drawn; 0 for all.
         guidance: Classifier-free guidance; 1 is none.
-        seed: Seed of the sampling; None goes on with torch's own numbers.
+        seed: Of the sampling; each picture is then the same alone and among others, beyond
+            rounding. None goes on with torch's own numbers.
     """
 
     temperature: float = 1.0

@@ -66,12 +66,15 @@ class Generation:
         temperature: 0 takes the likeliest token, above 0 samples.
         top_p: With sampling, the share of probability that is kept.
         stop: Texts that end the answer; they stay in it.
+        seed: Of the sampling; each answer is then the same alone and among others, beyond rounding.
+            None goes on with torch's own numbers.
     """
 
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ def write_rows(
         temperature=generation.temperature,
         top_p=generation.top_p,
         stop=generation.stop,
+        seed=generation.seed,
         on_tokens=stream,
     )
     if stream is not None:

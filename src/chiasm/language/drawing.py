@@ -14,6 +14,7 @@ from chiasm.language.code_segment import CodeSegment, following_codes
 from chiasm.language.host import Host
 from chiasm.language.hosts.mrope import text_positions
 from chiasm.language.painter import Painter, choose_codes
+from chiasm.language.row_draws import check_seed, row_generators
 from chiasm.language.splice import Spliced, check_ends_real
 
 
@@ -26,12 +27,11 @@ def check_drawing(temperature: float, top_k: int, guidance: float, seed: int | N
     # Written so that what is not a number is out of range too.
     if not 0 <= temperature < math.inf:
         raise InputError(f"temperature is {temperature}; it must be 0 (greedy) or above (sampling)")
-    if top_k < 0:
-        raise InputError(f"top_k is {top_k}; it must be 0 (all codes) or above")
+    if not isinstance(top_k, int) or top_k < 0:
+        raise InputError(f"top_k is {top_k!r}; it must be 0 (all codes) or a whole number above")
     if not 1 <= guidance < math.inf:
         raise InputError(f"guidance is {guidance}; it must be 1 (none) or above")
-    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
-        raise InputError(f"seed is {seed!r}; it must be a whole number from 0 to {2**63 - 1}")
+    check_seed(seed)
 
 
 @torch.no_grad()
@@ -62,7 +62,8 @@ def draw_codes(
         temperature: 0 takes the likeliest code.
         top_k: Draws among so many of the likeliest; 0 among all.
         guidance: 1 for none.
-        seed: Of the draws; the global generator if None.
+        seed: Of the draws, each row's own: what else is in the batch changes nothing of a row; the
+            global generator for all if None.
 
     Returns:
         int64 (B, count).
@@ -72,10 +73,8 @@ def draw_codes(
     """
     check_drawing(temperature, top_k, guidance, seed)
     check_ends_real(prompt.attention_mask, "drawing")
-    generator = None
-    if seed is not None:
-        generator = torch.Generator(device=prompt.input_ids.device).manual_seed(seed)
     rows = prompt.input_ids.shape[0]
+    generators = row_generators(seed, rows, prompt.input_ids.device)
     current = prompt if guidance == 1 else _with_blank_rows(prompt)
     past = DynamicCache()
     drawn: list[Tensor] = []
@@ -84,7 +83,7 @@ def draw_codes(
         if guidance != 1:
             told, blank = scores[:rows], scores[rows:]
             scores = blank + guidance * (told - blank)
-        codes = choose_codes(scores, temperature=temperature, top_k=top_k, generator=generator)
+        codes = choose_codes(scores, temperature=temperature, top_k=top_k, generators=generators)
         drawn.append(codes)
         if len(drawn) == count:
             return torch.stack(drawn, dim=1)

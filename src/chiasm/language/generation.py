@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from chiasm.core.errors import InputError
 from chiasm.language.hosts.mrope import text_positions
+from chiasm.language.row_draws import DrawByRow, row_generators
 from chiasm.language.splice import Spliced, check_ends_real
 
 
@@ -25,6 +33,7 @@ def generate(
     max_new_tokens: int,
     temperature: float = 0.0,
     top_p: float = 1.0,
+    seed: int | None = None,
     stop: Sequence[str] = (),
     min_new_tokens: int = 0,
     on_tokens: Callable[[list[int]], None] | None = None,
@@ -41,8 +50,10 @@ def generate(
         eos_ids: Each of these ends a row.
         pad_id: Fills rows that ended before the others.
         max_new_tokens: At most this many tokens a row, at least 1.
-        temperature: 0 takes the likeliest token; above 0 samples from the global generator.
+        temperature: 0 takes the likeliest token; above 0 samples.
         top_p: With sampling, the share of probability that is kept, in (0, 1]. Greedy ignores it.
+        seed: Of the sampling, each row's own: what else is in the batch changes nothing of a row,
+            beyond rounding. None samples all rows from the global generator.
         stop: Texts that end a row when it has written them; they stay in the result.
         min_new_tokens: No row ends with fewer tokens; for timing.
         on_tokens: Called as soon as each row has a new token, with one id a row; end tokens, and
@@ -57,8 +68,13 @@ def generate(
     _check(max_new_tokens, temperature, top_p, min_new_tokens)
     check_ends_real(spliced.attention_mask, "generation")
     sampling: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
+    drawing = LogitsProcessorList()
+    generators = row_generators(seed, len(spliced.input_ids), spliced.input_ids.device)
+    if temperature > 0 and generators is None:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    elif temperature > 0 and generators is not None:
+        warpers = TemperatureLogitsWarper(float(temperature)), TopPLogitsWarper(float(top_p))
+        drawing.extend([*warpers, DrawByRow(generators)])
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens or None,
@@ -77,6 +93,7 @@ def generate(
             position_ids=_generation_positions(spliced),
             mm_encoder_outputs=dict(spliced.mm_encoder_outputs),
             generation_config=settings,
+            logits_processor=drawing,
             tokenizer=tokenizer if stop else None,
             streamer=None if on_tokens is None else _Relay(on_tokens),
             **spliced.host_kwargs,
@@ -103,15 +120,20 @@ class _Relay:
 
 
 def _check(max_new_tokens: int, temperature: float, top_p: float, min_new_tokens: int) -> None:
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise InputError(
+            f"max_new_tokens is {max_new_tokens!r}; it must be at least 1, a whole number"
+        )
     if not 0 <= min_new_tokens <= max_new_tokens:
         raise InputError(
             f"min_new_tokens is {min_new_tokens}; it must lie in [0, {max_new_tokens}], the "
             "max_new_tokens"
         )
-    if temperature < 0:
-        raise InputError(f"temperature is {temperature}; it must be 0 (greedy) or above (sampling)")
+    # Written so that what is not a number is out of range too.
+    if not 0 <= temperature < math.inf:
+        raise InputError(
+            f"temperature is {temperature}; it must be 0 (greedy), or above and finite (sampling)"
+        )
     if not 0 < top_p <= 1:
         raise InputError(f"top_p is {top_p}; it must lie in (0, 1], 1 keeps all tokens")
 

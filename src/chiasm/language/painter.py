@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers.models.janus.modeling_janus import (
 from chiasm.core.errors import ConfigError, InputError
 from chiasm.language.host import Host
 from chiasm.language.hosts.janus import JanusAdapter
+from chiasm.language.row_draws import draw_rows
 
 
 class Painter(nn.Module):
@@ -124,23 +126,27 @@ def give_tokenizer(host: Host, tokenizer: JanusVQVAE) -> None:
 
 
 def choose_codes(
-    scores: Tensor, *, temperature: float, top_k: int, generator: torch.Generator | None
+    scores: Tensor,
+    *,
+    temperature: float,
+    top_k: int,
+    generators: Sequence[torch.Generator] | None,
 ) -> Tensor:
-    """Draw one code a row.
+    """Draw one code for each vector of scores.
 
     Args:
-        scores: float (B, K).
+        scores: float (B, K) or (B, n, K).
         temperature: 0 takes the likeliest.
         top_k: Draws among so many of the likeliest; 0 among all.
-        generator: Of the draws; the global one if None.
+        generators: Of the draws, one a row; the global one if None.
 
     Returns:
-        int64 (B,).
+        int64 (B,) or (B, n).
     """
     if temperature == 0:
         return scores.argmax(-1)
     scores = scores.float() / temperature
     if top_k:
-        least = scores.topk(min(top_k, scores.shape[-1]), dim=-1).values[:, -1:]
+        least = scores.topk(min(top_k, scores.shape[-1]), dim=-1).values[..., -1:]
         scores = scores.masked_fill(scores < least, float("-inf"))
-    return torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
+    return draw_rows(scores, generators)

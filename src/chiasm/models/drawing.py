@@ -24,6 +24,7 @@ from chiasm.language.code_segment import (
 from chiasm.language.drawing import check_drawing, draw_codes
 from chiasm.language.host import Host
 from chiasm.language.painter import Painter, choose_codes
+from chiasm.language.row_draws import row_generators
 from chiasm.language.splice import Spliced
 
 
@@ -163,13 +164,9 @@ class Drawing:
             )
         written = self.write_read(spliced, blend)
         scores = self.painter.score(states_at(self.host.read(written.spliced), written.predicting))
-        generator = None
-        if settings["seed"] is not None:
-            generator = torch.Generator(device=blend.device).manual_seed(settings["seed"])
-        chosen = choose_codes(
-            scores.flatten(0, 1),
+        return choose_codes(
+            scores,
             temperature=settings["temperature"],
             top_k=settings["top_k"],
-            generator=generator,
+            generators=row_generators(settings["seed"], len(blend), blend.device),
         )
-        return chosen.unflatten(0, (len(blend), rows * columns))

@@ -118,6 +118,25 @@ def test_drawing_repeats_with_its_seed(run: Any, given: list[Any], tmp_path: Pat
     assert drawn(3) == drawn(3) != drawn(4)
 
 
+def test_a_sampled_file_is_the_same_in_batches_of_any_size(
+    run: Any, pairs: Path, tmp_path: Path
+) -> None:
+    def sampled(size: int) -> tuple[list[str], list[Any]]:
+        output = tmp_path / str(size)
+        words = ["--complete", "--temperature", "1.5", "--seed", "7", "--batch-size", size]
+        done = run("pair", "--input", pairs, *words, "--output", output, *SHORT)
+        assert done.exit_code == 0, done.output
+        told = (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        drawn = [Image.open(path) for path in sorted((output / "completed").iterdir())]
+        return [json.loads(line)["text"] for line in told], [np.asarray(one, int) for one in drawn]
+
+    (texts, pictures), (others, drawn) = sampled(1), sampled(2)
+    assert texts == others
+    for one, other in zip(pictures, drawn, strict=True):
+        # Of the same codes; convolutions of another batch size may round to the next step.
+        assert np.abs(one - other).max() <= 1
+
+
 def test_a_file_of_pairs(run: Any, pairs: Path, tmp_path: Path, models: dict[str, Any]) -> None:
     output = tmp_path / "all"
     words = ["--complete", "--drawing-temperature", "0", "--batch-size", "1", "--output", output]

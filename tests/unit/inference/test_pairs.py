@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from chiasm import Session
 from chiasm.core.errors import DataError, InputError, MediaError
@@ -210,6 +208,44 @@ def test_batch_and_single_are_one(model: Occlusion, complete: bool) -> None:
             np.testing.assert_allclose(weights, single.pair.attention[name], atol=1e-5)
 
 
+@pytest.mark.parametrize("place", ["after_text", "before_text"])
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_what_is_sampled_with_a_seed_is_the_same_alone_and_in_a_batch(
+    place: Any, temperature: float
+) -> None:
+    model = build_pair_model(place)
+    settings: dict[str, Any] = {
+        "complete": True,
+        "generation": Generation(NEW, temperature, 0.9, seed=11),
+        "painting": Painting(temperature=1.0, top_k=9, seed=11),
+    }
+    together = batch(model, requests(), **settings)
+    turned = batch(model, requests()[::-1], **settings)[::-1]
+    alone = [batch(model, [request], **settings)[0] for request in requests()]
+    for others in (turned, alone):
+        assert [one.text for one in others] == [one.text for one in together]
+        assert [one.codes for one in others] == [one.codes for one in together]
+    assert len({one.codes for one in together}) == 3
+    if not temperature:
+        session = Session(model)
+        session.set(**{k: v for k, v in requests()[0].items() if k != "question"})
+        single = session.complete(QUESTIONS[0], max_new_tokens=NEW, top_k=9, seed=11)
+        assert single.codes == together[0].codes
+
+
+def test_without_a_seed_sampling_goes_on_with_the_numbers_of_torch(model: Occlusion) -> None:
+    settings: dict[str, Any] = {"complete": True, "generation": Generation(2, 1.5)}
+
+    def drawn() -> list[Any]:
+        found = batch(model, requests()[:1], painting=Painting(), **settings)
+        return [(one.text, one.codes) for one in found]
+
+    torch.manual_seed(5)
+    first, second = drawn(), drawn()
+    torch.manual_seed(5)
+    assert drawn() == first != second
+
+
 def test_maps_of_a_batch_are_made_on_request(model: Occlusion) -> None:
     (found,) = batch(model, requests()[:1], generation=Generation(2))
     assert found.pair is not None and found.pair.attention == {}
@@ -224,20 +260,6 @@ def test_documents_are_plain(session: Session) -> None:
     assert set(pair) == {"boxes", "rules", "alpha"}
     assert pair["rules"] == {"original": "mask", "reconstruction": "background"}
     assert set(pair["alpha"]) == {"whole", "thing", "hidden"}
-
-
-def test_pictures_of_masks(tmp_path: Path, model: Occlusion) -> None:
-    """Black and white, as PNG with any values, as another file, as PIL image, as bool array."""
-    pixels = hidden()
-    small, large, soft = (tmp_path / name for name in ("one.png", "white.png", "white.bmp"))
-    Image.fromarray(pixels.astype(np.uint8)).save(small)
-    Image.fromarray(pixels.astype(np.uint8) * 255).save(large)
-    Image.fromarray(np.where(pixels, 200, 90).astype(np.uint8)).save(soft)
-    given = [small, str(large), soft, Image.open(large), pixels]
-    for mask in given:
-        sample = PairRequest(IMAGE, rendered(), "What?", mask).sample()
-        assert sample.pair is not None and sample.pair.hidden is not None
-        assert np.array_equal(sample.pair.hidden.read(), pixels)
 
 
 FAULTS: list[tuple[dict[str, Any], type[Exception], str]] = [

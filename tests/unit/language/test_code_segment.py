@@ -163,7 +163,7 @@ def test_drawing_equals_reading_everything_anew(
     prompt = write_codes(spliced, nothing, own, left=True).spliced
     drawn = draw_codes(host, painter, prompt, own, count=COUNT, guidance=guidance, seed=7)
     slow = torch.zeros(3, 0, dtype=torch.long)
-    generator = torch.Generator().manual_seed(7)
+    generators = [torch.Generator().manual_seed(7) for _ in range(3)]
     for _ in range(COUNT):
         written = write_codes(spliced, painter.embed(slow), own)
         scores = []
@@ -174,7 +174,7 @@ def test_drawing_equals_reading_everything_anew(
             scores.append(painter.score(hidden[torch.arange(3), ends]))
         told, blank = scores
         guided = blank + guidance * (told - blank) if guidance != 1 else told
-        code = choose_codes(guided, temperature=1.0, top_k=0, generator=generator)
+        code = choose_codes(guided, temperature=1.0, top_k=0, generators=generators)
         slow = torch.cat([slow, code[:, None]], dim=1)
     assert torch.equal(drawn, slow)
     assert len(drawn.unique()) > 3
@@ -206,6 +206,7 @@ def test_draws_repeat_by_seed_and_differ_by_it(host: Host, painter: Painter) -> 
     [
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"top_k": -3}, "top_k is -3"),
+        ({"top_k": 1.5}, "top_k is 1.5; .* whole number"),
         ({"guidance": 0.5}, "guidance is 0.5"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"temperature": float("inf")}, "temperature is inf"),
@@ -227,16 +228,15 @@ def test_settings_out_of_range_are_named(
 
 def test_chosen_codes_keep_to_the_likeliest() -> None:
     scores = torch.tensor([[0.0, 3.0, 1.0, 2.9], [5.0, 0.0, 0.0, 4.9]])
-    generator = torch.Generator().manual_seed(0)
-    found = [choose_codes(scores, temperature=2.0, top_k=2, generator=generator) for _ in range(60)]
+    torch.manual_seed(0)
+    found = [choose_codes(scores, temperature=2.0, top_k=2, generators=None) for _ in range(60)]
     drawn = torch.stack(found)
     assert set(drawn[:, 0].tolist()) == {1, 3}
     assert set(drawn[:, 1].tolist()) == {0, 3}
-    greedy = choose_codes(scores, temperature=0.0, top_k=0, generator=None)
+    greedy = choose_codes(scores, temperature=0.0, top_k=0, generators=None)
     assert greedy.tolist() == [1, 0]
     everything = [
-        int(choose_codes(scores[:1], temperature=50.0, top_k=0, generator=generator))
-        for _ in range(80)
+        int(choose_codes(scores[:1], temperature=50.0, top_k=0, generators=None)) for _ in range(80)
     ]
     assert set(everything) == {0, 1, 2, 3}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -331,6 +332,27 @@ class TestGeneration:
         # Next to nothing of the probability: only the likeliest token is left.
         assert sample(1, temperature=1.0, top_p=1e-6) == sample(3)
 
+    def test_a_seed_of_its_own_follows_the_settings_and_leaves_torch_alone(
+        self, host: Host
+    ) -> None:
+        with torch.no_grad():
+            spliced = see(host)
+
+        def sample(seed: int | None, **settings: float) -> list[list[int]]:
+            return host.generate(spliced, max_new_tokens=9, seed=seed, **settings)
+
+        torch.manual_seed(1)
+        expected = torch.rand(3)
+        torch.manual_seed(1)
+        hot = sample(1, temperature=5.0)
+        assert torch.equal(torch.rand(3), expected)
+        assert hot == sample(1, temperature=5.0) != sample(2, temperature=5.0)
+        greedy = sample(None)
+        assert sample(1) == greedy != hot
+        # Next to nothing of the probability: only the likeliest token is left.
+        assert sample(1, temperature=1.0, top_p=1e-6) == greedy
+        assert sample(1, temperature=1e-5) == greedy
+
     def test_a_stop_text_ends_the_row(self, host: Host) -> None:
         # Only ASCII bytes are a text of their own in the tiny vocabulary.
         scores = host.model.get_output_embeddings()
@@ -364,6 +386,10 @@ class TestGeneration:
         ("settings", "message"),
         [
             ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
+            ({"max_new_tokens": 1.5}, r"max_new_tokens is 1\.5; .*, a whole number"),
+            ({"max_new_tokens": 1, "temperature": math.inf}, "temperature is inf; .* finite"),
+            ({"max_new_tokens": 1, "temperature": math.nan}, "temperature is nan; it must be 0"),
+            ({"max_new_tokens": 1, "temperature": 1.0, "seed": -3}, "seed is -3; it must be a w"),
             ({"max_new_tokens": 1, "temperature": -1.0}, r"temperature is -1\.0; it must be 0"),
             ({"max_new_tokens": 1, "top_p": 0.0}, r"top_p is 0\.0; it must lie in \(0, 1\]"),
         ],
