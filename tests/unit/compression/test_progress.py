@@ -44,21 +44,26 @@ def test_a_frozen_part_may_count_but_not_change() -> None:
     class Counting(SmallModel):
         def __init__(self) -> None:
             super().__init__()
-            self.gate = nn.ModuleDict({"map": self.gate, "progress": Progress(5)})
+            self.progress = Progress(5)
+
+        @property
+        def parts(self) -> dict[str, nn.Module]:
+            counted = nn.ModuleDict({"map": self.gate, "progress": self.progress})
+            return {**super().parts, "fusion.gate": counted}
 
     model = Counting()
-    assert counters(model.gate) == {"progress.seen"}
+    assert counters(model.parts["fusion.gate"]) == {"progress.seen"}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("head."))
     optimized = {id(parameter) for parameter in model.head.parameters()}
     audit = Audit(model, {"head"}, optimized, patience=3)
-    model.gate["progress"].move(training=True)
+    model.progress.move(training=True)
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.grad = torch.ones_like(parameter)
             parameter += 1
     audit.see_end(model)
     with torch.no_grad():
-        model.gate["map"].weight[0, 3] += 1e-6
+        model.gate.weight[0, 3] += 1e-6
     with pytest.raises(AuditError, match=r"fusion\.gate: frozen, but its weights"):
         audit.see_end(model)
