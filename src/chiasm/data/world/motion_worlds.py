@@ -38,6 +38,9 @@ MOTION_WORLDS: dict[str, MotionConfig] = {
     "motion_busy": MotionConfig(things=(3, 4), together=2, frames=(96, 144)),
     "motion_memory": _MEMORY,
     "motion_recall": _MEMORY.model_copy(update={"frames": (128, 192)}),
+    "motion_moments": MotionConfig(
+        frames=(10, 14), things=(3, 4), lengths=(5, 10), pauses=(1, 3), together=2
+    ),
 }
 """World name -> configuration.
 
@@ -45,6 +48,8 @@ MOTION_WORLDS: dict[str, MotionConfig] = {
 at a time. `motion_memory` lasts 2,112 frames: one thing blinks in the first 56, things move, turn
 and are hidden for all the rest, and the question is what blinked, more than 2,000 frames ago.
 `motion_recall` asks the same of short videos, to learn it on. `motion_single` has one thing.
+`motion_moments` lasts a second and a half and is full of things: to learn seeing on, since frames
+of one video are much alike, and those of many are not.
 """
 
 
