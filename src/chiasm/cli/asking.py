@@ -40,12 +40,16 @@ def load_any_answerer(run: str) -> Answerer:
     from accelerate import PartialState
 
     from chiasm.evaluation.video_answering import VideoAnswerer
+    from chiasm.evaluation.video_language_answering import VideoLanguageAnswerer
     from chiasm.models.long_video import LongVideo
+    from chiasm.models.video_language import VideoLanguage
     from chiasm.recipes.loading import load_run
 
     loaded = load_run(run).to(PartialState().device)
     if isinstance(loaded, LongVideo):
         return VideoAnswerer(loaded, name=run)
+    if isinstance(loaded, VideoLanguage):
+        return VideoLanguageAnswerer(loaded, name=run)
     return _as_answerer(loaded, run)
 
 

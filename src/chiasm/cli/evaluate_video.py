@@ -14,7 +14,7 @@ from chiasm.cli.asking import asking
 from chiasm.cli.output import console
 from chiasm.cli.predict_video import show_ledgers
 from chiasm.cli.writing import tell_report
-from chiasm.core.errors import DataError
+from chiasm.core.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -61,11 +61,18 @@ def evaluate_video_of(
     from chiasm.evaluation.video_scores import score_videos
     from chiasm.inference.videos import as_watching
     from chiasm.inference.watching import watch_samples
+    from chiasm.models.video_language import VideoLanguage
     from chiasm.recipes.loading import load_run
 
     if not state.is_main_process:
         return
-    model = as_watching(load_run(run).to(state.device))
+    loaded = load_run(run).to(state.device)
+    if isinstance(loaded, VideoLanguage):
+        raise InputError(
+            f"{run} answers about videos in its own words and finds no actions; score them with "
+            "--suite answers or --suite captions"
+        )
+    model = as_watching(loaded)
     lacking = [sample.origin or sample.identifier for sample in samples if sample.video is None]
     if lacking or not samples:
         raise DataError(

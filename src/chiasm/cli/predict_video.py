@@ -104,9 +104,9 @@ def predict_video_file(
 
     Arguments and errors as for `predict_file`. A record that names nothing but a video is watched.
     """
-    from chiasm.inference.videos import as_watching
     from chiasm.inference.responding import Generation
     from chiasm.inference.telling import tell_samples
+    from chiasm.inference.videos import as_watching
     from chiasm.inference.watching import watch_samples
     from chiasm.models.video_language import VideoLanguage
 

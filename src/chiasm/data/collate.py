@@ -130,7 +130,9 @@ class Collator:
             generation=generation,
         )
         prompts, rows = fitted.prompts, fitted.rows
-        input_ids, mask, labels, types = self._pad(prompts, "left" if generation else self.padding)
+        input_ids, mask, labels, types = pad_prompts(
+            prompts, self.prompter.pad_id, "left" if generation else self.padding
+        )
         images = [image for row in rows for image in row.images]
         geometries = fitted.prepared.geometries
         counts = torch.tensor([len(row.images) for row in rows], dtype=torch.long)
@@ -157,21 +159,34 @@ class Collator:
             ),
         )
 
-    def _pad(self, prompts: Sequence[Prompt], side: Side) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        size = (len(prompts), max(map(len, prompts)))
-        input_ids = torch.full(size, self.prompter.pad_id, dtype=torch.long)
-        mask = torch.zeros(size, dtype=torch.long)
-        labels = torch.full(size, IGNORE, dtype=torch.long)
-        types = torch.full(size, TEXT_TOKEN, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            start = 0 if side == "right" else size[1] - len(prompt)
-            place = slice(start, start + len(prompt))
-            input_ids[row, place] = prompt.input_ids
-            mask[row, place] = 1
-            labels[row, place] = prompt.labels
-            for first, last in prompt.image_spans:
-                types[row, start + first : start + last] = IMAGE_TOKEN
-        return input_ids, mask, labels, types
+
+def pad_prompts(
+    prompts: Sequence[Prompt], pad_id: int, side: Side
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Bring prompts to one length.
+
+    Args:
+        prompts: At least one.
+        pad_id: Fills short rows.
+        side: Where they are filled.
+
+    Returns:
+        `input_ids`, `attention_mask`, `labels` and `token_types` of a `Batch`, int64 (B, S) each.
+    """
+    size = (len(prompts), max(map(len, prompts)))
+    input_ids = torch.full(size, pad_id, dtype=torch.long)
+    mask = torch.zeros(size, dtype=torch.long)
+    labels = torch.full(size, IGNORE, dtype=torch.long)
+    types = torch.full(size, TEXT_TOKEN, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        start = 0 if side == "right" else size[1] - len(prompt)
+        place = slice(start, start + len(prompt))
+        input_ids[row, place] = prompt.input_ids
+        mask[row, place] = 1
+        labels[row, place] = prompt.labels
+        for first, last in prompt.image_spans:
+            types[row, start + first : start + last] = IMAGE_TOKEN
+    return input_ids, mask, labels, types
 
 
 def _dense_targets(

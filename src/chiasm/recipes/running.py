@@ -18,6 +18,7 @@ from chiasm.models.long_video import LongVideo
 from chiasm.models.occlusion import Occlusion
 from chiasm.models.segmenter import Segmenter
 from chiasm.models.tokenizer import Tokenizer
+from chiasm.models.video_language import VideoLanguage
 from chiasm.recipes.build import (
     Family,
     build_model,
@@ -45,6 +46,9 @@ from chiasm.training.freezing import PartRow, match_parts, part_rate, parts_tabl
 from chiasm.training.loop import Trainer
 from chiasm.training.state import TrainingReport
 from chiasm.training.weights import WEIGHTS, load_parts
+
+WITH_HOST = DualEncoder | Grounding | Occlusion | VideoLanguage
+"""Models that save a host which began at random."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def run(prepared: Prepared, output: Path) -> TrainingReport:
     """Train, and write the host or encoder that a run brought forth beside its weights."""
     trainer, model = prepared.trainer, prepared.model
     assert trainer is not None
-    if isinstance(model, DualEncoder | Grounding | Occlusion) and _from_scratch(prepared.recipe):
+    if isinstance(model, WITH_HOST) and _from_scratch(prepared.recipe):
         # At once, so that a checkpoint of a run that was cut short has what it needs beside it.
         if trainer.processes.is_main and not (output / HOST_FOLDER).exists():
             model.host.save(output / HOST_FOLDER)
@@ -128,7 +132,7 @@ def finish(prepared: Prepared, output: Path) -> None:
     """Write the pieces that other recipes can name: `host/` and `encoder/`."""
     model = prepared.model
     load_parts(output / WEIGHTS, model, *read_tensors(output / WEIGHTS))
-    if isinstance(model, DualEncoder | Grounding | Occlusion) and _from_scratch(prepared.recipe):
+    if isinstance(model, WITH_HOST) and _from_scratch(prepared.recipe):
         model.host.save(output / HOST_FOLDER)
     if isinstance(model, CellClassifier):
         model.tower.save(output / ENCODER_FOLDER)  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ from chiasm.recipes.tokenizers import PICTURES_NUMBER
 from chiasm.recipes.training_choice import TrainingChoice
 from chiasm.recipes.validation import MASKS_NUMBER, first_number
 from chiasm.recipes.video_choice import VideoChoice
+from chiasm.recipes.video_language_choice import VideoLanguageChoice
 
 
 class GroundingChoice(Config):
@@ -44,6 +45,9 @@ class GroundingChoice(Config):
 WITHOUT_HOST = ("segmenter", "tokenizer", "long_video")
 """Families that extend no host."""
 
+WATCHING = ("long_video", "video_language")
+"""Families that watch videos."""
+
 
 class Recipe(Config):
     """A whole run."""
@@ -56,6 +60,7 @@ class Recipe(Config):
         "tokenizer",
         "occlusion",
         "long_video",
+        "video_language",
     ]
     """What is built."""
     description: str = ""
@@ -80,7 +85,10 @@ class Recipe(Config):
     tokenizer: TokenizerConfig | None = None
     """The codebook and how it is kept in use; needed exactly for the family `tokenizer`."""
     video: VideoChoice | None = None
-    """The parts of the family `long_video`, which has defaults for all of them."""
+    """The parts of the family `long_video`, which has defaults for all of them; and of
+    `video_language` where no run watches for it (`video_language.path`)."""
+    video_language: VideoLanguageChoice | None = None
+    """How videos reach the host of the family `video_language`, which has defaults for it."""
     control: Literal["none", "null_eye"] = "none"
     """`null_eye` gives each image the extra encoders' view of another image: the same parameters
     and the same compute without the information, as a control."""
@@ -141,9 +149,13 @@ class Recipe(Config):
             raise ValueError(f"family {self.family} has no use for `grounding`")
         if self.family != "occlusion" and self.occlusion is not None:
             raise ValueError(f"family {self.family} has no use for `occlusion`")
-        if self.family != "long_video" and self.video is not None:
-            raise ValueError(f"family {self.family} has no use for `video`")
-        if self.family in ("segmenter", "occlusion", "long_video") and self.encoders:
+        if self.family != "video_language" and self.video_language is not None:
+            raise ValueError(f"family {self.family} has no use for `video_language`")
+        watched = self.video_language is not None and self.video_language.path is not None
+        if self.video is not None and (watched or self.family not in WATCHING):
+            why = "a run watches, `video_language.path`" if watched else f"family {self.family}"
+            raise ValueError(f"{why}: there is no use for `video`")
+        if self.family in ("segmenter", "occlusion", *WATCHING) and self.encoders:
             raise ValueError(f"family {self.family}: it has no extra encoders")
         if self.family in ("dual_encoder", "grounding") and bool(self.encoders) != (
             self.fusion is not None
