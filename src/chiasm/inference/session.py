@@ -120,6 +120,7 @@ class Session:
         temperature: float = 0.0,
         top_p: float = 1.0,
         stop: Sequence[str] = (),
+        seed: int | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> Answer:
         """Ask about what was set.
@@ -133,6 +134,7 @@ class Session:
             temperature: 0 takes the likeliest token, above 0 samples.
             top_p: With sampling, the share of probability that is kept, in (0, 1].
             stop: Texts that end the answer; they stay in it.
+            seed: Of the sampling; None goes on with torch's own numbers.
             on_text: Receives the answer piece by piece as it is written.
 
         Raises:
@@ -140,7 +142,7 @@ class Session:
                 of range.
             DataError: The text is blank or holds a special token of the host.
         """
-        generation = Generation(max_new_tokens, temperature, top_p, tuple(stop))
+        generation = Generation(max_new_tokens, temperature, top_p, tuple(stop), seed)
         if "video" in self.model.senses and not isinstance(self.model, VideoLanguage):
             return self.video("ask about").ask(text, generation, keep_history, on_text)
         model = self._answering(text)
