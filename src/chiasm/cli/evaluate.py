@@ -93,7 +93,7 @@ def evaluate(
         chiasm evaluate tiny-video --data world --split test --suite video --output video.json
     """
     judge = (judge_url, judge_model)
-    _check_usage(suite, train_data, split, keep_history, (chain_of_thought, *judge))
+    _check_usage(suite, train_data, split, keep_history, seed, (chain_of_thought, *judge))
     _check_names(suite, output)
     from chiasm.data.dataset import load_dataset
     from chiasm.evaluation.bootstrap import Bootstrap
@@ -156,6 +156,7 @@ def _check_usage(
     train_data: Path | None,
     split: str | None,
     keep_history: bool,
+    seed: int,
     thoughts: tuple[str | None, ...],
 ) -> None:
     """Check that no option is given that the suite would leave aside.
@@ -170,6 +171,11 @@ def _check_usage(
     if keep_history and suite in (MASKS, THOUGHTS, COMPLETION, VIDEO):
         raise typer.BadParameter(
             f"suite {suite!r} asks no later turns; leave it out", param_hint="--keep-history"
+        )
+    if seed and suite == COMPLETION:
+        raise typer.BadParameter(
+            f"suite {suite!r} draws the likeliest codes and no intervals; leave it out",
+            param_hint="--seed",
         )
     if split is not None and suite == THOUGHTS:
         raise typer.BadParameter(

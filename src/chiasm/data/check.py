@@ -251,7 +251,8 @@ class _Inspector:
             sizes = {
                 m.field: (image.width, image.height) for m, image in pictures if not image.fault
             }
-            self.faults += pair_faults(entry.sample.pair, sizes, entry.origin)
+            known = entry.sample.truth
+            self.faults += pair_faults(entry.sample.pair, known, sizes, entry.origin)
         self.faults += self.videos.inspect(entry.sample)
         decoded = decoded[: len(entry.sample.images)]
         self._check_boxes(entry.sample, decoded)

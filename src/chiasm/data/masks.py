@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as coco
 
 from chiasm.core.errors import DataError, InputError, MediaError
@@ -23,6 +24,9 @@ from chiasm.core.run_length import decode_run_length
 from chiasm.core.samples import MaskSource
 from chiasm.data.conversation import shown
 from chiasm.data.media import MAX_PIXELS, load_stored
+
+_LABEL_MODES = ("1", "L", "P", "I", "I;16", "RGB")
+"""Modes of PIL whose values are labels, one channel or three equal ones."""
 
 FILES_KEPT = 8
 """Decoded label files a process holds, so that the phrases of one image decode it once."""
@@ -164,14 +168,30 @@ class PngMask:
             MediaError: The file is missing, truncated or no image.
         """
         values, mode = _labels(self.path)
-        if values.ndim == 3:
-            if (values != values[..., :1]).any():
-                raise DataError(
-                    f"{self.path}: a PNG of mode {mode} with colours is no mask; save one channel "
-                    "with 0 for what does not belong to it"
-                )
-            values = values[..., 0]
-        return np.isin(values, self.values) if self.values else values != 0
+        return _belonging(values, self.values, f"{self.path}: a PNG of mode {mode}")
+
+
+@dataclass(frozen=True, eq=False)
+class PictureMask:
+    """A picture in memory whose values are labels: what `PngMask` is of a file, by the same rule.
+
+    Attributes:
+        picture: A PIL image of a mode that `PngMask` reads.
+        where: What to call it in messages.
+    """
+
+    picture: Image.Image
+    where: str = "mask"
+
+    def read(self) -> NDArray[np.bool_]:
+        """Return bool (H, W), True for every value but 0.
+
+        Raises:
+            DataError: The picture holds colours or transparency, or was read from a JPEG file.
+        """
+        _check_labels(self.picture, self.where, ("PNG", "BMP", "GIF", "TIFF", None))
+        told = f"{self.where}: a picture of mode {self.picture.mode}"
+        return _belonging(np.asarray(self.picture).astype(np.int32), (), told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,17 +321,37 @@ def _labels(path: Path) -> tuple[NDArray[np.int32], str]:
 def _read_labels(path: Path, stamp: int) -> tuple[NDArray[np.int32], str]:
     """Read a PNG; a file that changed has another stamp, so what is kept is never old."""
     image = load_stored(path)
-    if image.format != "PNG":
-        raise DataError(
-            f"{path}: a mask of format {image.format}, which does not keep values exactly or is "
-            "not read here; allowed: PNG"
-        )
-    values = np.asarray(image)
-    if image.mode not in ("1", "L", "P", "I", "I;16", "RGB"):
-        raise DataError(
-            f"{path}: a PNG of mode {image.mode}; allowed: one channel (1, L, P, I;16) or RGB, "
-            "without transparency"
-        )
-    labels = values.astype(np.int32)
+    _check_labels(image, path, ("PNG",))
+    labels = np.asarray(image).astype(np.int32)
     labels.setflags(write=False)
     return labels, image.mode
+
+
+def _check_labels(image: Image.Image, where: str | Path, formats: tuple[str | None, ...]) -> None:
+    if image.format not in formats:
+        raise DataError(
+            f"{where}: a mask of format {image.format}, which does not keep values exactly or is "
+            "not read here; allowed: PNG"
+        )
+    if image.mode not in _LABEL_MODES:
+        raise DataError(
+            f"{where}: a {image.format or 'picture'} of mode {image.mode}; allowed: one channel "
+            "(1, L, P, I;16) or RGB, without transparency"
+        )
+
+
+def _belonging(values: NDArray[np.int32], wanted: tuple[int, ...], where: str) -> NDArray[np.bool_]:
+    """Return which labels int32 (H, W) or (H, W, 3) belong to a mask: all but 0 if none is named.
+
+    There is no threshold: a label map has 1, 2, ... for its things, and a mask of black and white
+    has 0 and whatever its writer calls white.
+    """
+    if values.ndim == 3:
+        if (values != values[..., :1]).any():
+            raise DataError(
+                f"{where} with colours is no mask; save one channel with 0 for what does not "
+                "belong to it"
+            )
+        values = values[..., 0]
+    belonging: NDArray[np.bool_] = np.isin(values, wanted) if wanted else values != 0
+    return belonging

@@ -59,7 +59,8 @@ def completion_truth(sample: Sample) -> CompletionTruth:
     `truth["whole"]` and the scene of a world under `truth["scene"]`.
 
     Raises:
-        DataError: The target or the hidden pixels are not known, or differ in size.
+        DataError: The target or the hidden pixels are not known, what is known differs in size, or
+            the scene is none of a world.
     """
     pair, truth = sample.pair, sample.truth
     hidden = truth.get("hidden")
@@ -73,17 +74,29 @@ def completion_truth(sample: Sample) -> CompletionTruth:
         )
     target = np.asarray(load_image(pair.target), np.uint8)
     hidden = np.asarray(hidden, np.bool_)
-    if target.shape[:2] != hidden.shape:
-        raise DataError(
-            f"{name_of(sample)}: the target has {target.shape[0]} x {target.shape[1]} pixels, the "
-            f"hidden pixels are a mask of {hidden.shape[0]} x {hidden.shape[1]}; they must agree"
-        )
+    _check_size(sample, target, "hidden pixels are a mask", hidden)
     if "whole" not in truth or "scene" not in truth:
         return CompletionTruth(target, hidden)
-    scene = scene_from_plain(truth["scene"])
-    empty = render(replace(scene, things=(), occluders=()))
     whole = np.asarray(truth["whole"], np.bool_)
-    return CompletionTruth(target, hidden, Outline(empty.image, whole))
+    _check_size(sample, target, "pixels of the whole thing are a mask", whole)
+    try:
+        scene = scene_from_plain(truth["scene"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{name_of(sample)}: truth.scene is no scene of a world ({type(error).__name__}: "
+            f"{error}); leave it out, and the hidden pixels alone are scored"
+        ) from error
+    empty = render(replace(scene, things=(), occluders=())).image
+    _check_size(sample, target, "pixels of truth.scene are a picture", empty)
+    return CompletionTruth(target, hidden, Outline(empty, whole))
+
+
+def _check_size(sample: Sample, target: Pixels, what: str, other: NDArray[Any]) -> None:
+    if target.shape[:2] != other.shape[:2]:
+        raise DataError(
+            f"{name_of(sample)}: the target has {target.shape[0]} x {target.shape[1]} pixels, the "
+            f"{what} of {' x '.join(map(str, other.shape[:2]))}; they must agree"
+        )
 
 
 def silhouette(picture: Pixels, background: Pixels) -> Mask:

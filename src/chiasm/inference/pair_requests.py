@@ -12,11 +12,9 @@ from PIL import Image
 
 from chiasm.core.errors import InputError
 from chiasm.core.samples import Box, MaskSource, Pair, Sample, Turn
-from chiasm.data.masks import ArrayMask, PngMask, read_mask
+from chiasm.data.masks import ArrayMask, PictureMask, PngMask, read_mask
+from chiasm.data.media import local_path
 from chiasm.inference.pictures import read_picture
-
-GREY = 128
-"""From this value on a pixel of a picture that is no PNG counts as white."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class PairRequest:
         image: A path, a PIL image, or an array HWC uint8 in [0, 255].
         reconstruction: As `image`.
         question: The question.
-        mask: The pixels of `image` that are hidden: a path or PIL image in which they are white, or
-            an array bool (H, W).
+        mask: The pixels of `image` that are hidden: the path of a PNG or a PIL image, in which
+            every value but 0 says so, or an array bool (H, W).
         image_box: The box of the whole thing in `image`, XYXY in its pixels.
         reconstruction_box: Its box in the reconstruction, in that picture's pixels.
         id: What names it in messages and predictions.
@@ -111,17 +109,21 @@ def read_pair(
 
 
 def _mask_source(mask: Any) -> MaskSource:
-    if isinstance(mask, str | Path) and str(mask).lower().endswith(".png"):
-        return PngMask(Path(mask))
-    if isinstance(mask, np.ndarray):
-        if mask.dtype != np.bool_ or mask.ndim != 2:
-            raise InputError(
-                f"mask is an array {mask.dtype} {mask.shape}; give bool (height, width), True "
-                "where the image is hidden, or a picture in which that is white"
-            )
-        return ArrayMask(mask, "mask")
-    grey = np.asarray(read_picture(mask, "mask").convert("L"))
-    return ArrayMask(grey >= GREY, "mask")
+    if isinstance(mask, str | Path):
+        return PngMask(local_path(mask))
+    if isinstance(mask, Image.Image):
+        return PictureMask(mask)
+    if not isinstance(mask, np.ndarray):
+        raise InputError(
+            f"mask is of type {type(mask).__name__}; allowed: the path of a PNG, a PIL image, or "
+            "an array bool (height, width)"
+        )
+    if mask.dtype != np.bool_ or mask.ndim != 2:
+        raise InputError(
+            f"mask is an array {mask.dtype} {mask.shape}; give bool (height, width), True where "
+            "the image is hidden, or a picture in which that is white"
+        )
+    return ArrayMask(mask, "mask")
 
 
 def _box(values: Any, name: str) -> Box | None:

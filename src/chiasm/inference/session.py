@@ -87,8 +87,8 @@ class Session:
             video: Path of a video file, a folder of frames (25 a second) or a file of features; an
                 array THWC uint8 (25 frames a second), or anything with `times`, `duration` and
                 `frames`, such as `data.video.ArrayFrames(array, rate)`.
-            mask: The pixels of `image` that are hidden: a picture in which they are white, or an
-                array bool (H, W).
+            mask: The pixels of `image` that are hidden: the path of a PNG or a PIL image, where every
+                value but 0 says so, or an array bool (H, W).
             image_box: The box of the whole thing in `image`, XYXY in its pixels.
             reconstruction_box: Its box in the reconstruction, in that picture's pixels.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -25,12 +26,14 @@ def check_drawing(temperature: float, top_k: int, guidance: float, seed: int | N
         InputError: One is out of range.
     """
     # Written so that what is not a number is out of range too.
-    if not 0 <= temperature < math.inf:
-        raise InputError(f"temperature is {temperature}; it must be 0 (greedy) or above (sampling)")
+    if not isinstance(temperature, Real) or not 0 <= temperature < math.inf:
+        raise InputError(
+            f"temperature is {temperature!r}; it must be 0 (greedy) or above (sampling)"
+        )
     if not isinstance(top_k, int) or top_k < 0:
         raise InputError(f"top_k is {top_k!r}; it must be 0 (all codes) or a whole number above")
-    if not 1 <= guidance < math.inf:
-        raise InputError(f"guidance is {guidance}; it must be 1 (none) or above")
+    if not isinstance(guidance, Real) or not 1 <= guidance < math.inf:
+        raise InputError(f"guidance is {guidance!r}; it must be 1 (none) or above")
     check_seed(seed)
 
 

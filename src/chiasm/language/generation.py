@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -130,12 +131,12 @@ def _check(max_new_tokens: int, temperature: float, top_p: float, min_new_tokens
             "max_new_tokens"
         )
     # Written so that what is not a number is out of range too.
-    if not 0 <= temperature < math.inf:
+    if not isinstance(temperature, Real) or not 0 <= temperature < math.inf:
         raise InputError(
-            f"temperature is {temperature}; it must be 0 (greedy), or above and finite (sampling)"
+            f"temperature is {temperature!r}; it must be 0 (greedy), or above and finite (sampling)"
         )
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p is {top_p}; it must lie in (0, 1], 1 keeps all tokens")
+    if not isinstance(top_p, Real) or not 0 < top_p <= 1:
+        raise InputError(f"top_p is {top_p!r}; it must lie in (0, 1], 1 keeps all tokens")
 
 
 def _generation_positions(spliced: Spliced) -> Tensor:

@@ -53,9 +53,21 @@ def test_a_model_that_draws_nothing_is_an_error(folder: Path) -> None:
     assert done.exit_code == 1 and "this model has no 'complete'" in done.stderr
 
 
-def test_options_that_the_suite_would_leave_aside_are_wrong_usage(folder: Path) -> None:
-    data = str(folder / "world" / "pairs.json")
-    told = ["evaluate", "tiny-host", "--data", data, "--suite", "completion"]
-    for extra in (["--keep-history"], ["--train-data", data]):
-        done = CliRunner().invoke(app, [*told, *extra])
-        assert done.exit_code == 2 and extra[0] in done.stderr
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--seed", "3"], "draws the likeliest codes and no intervals"),
+        (["--keep-history"], "asks no later turns"),
+        (["--train-data", "x.json"], "has no baseline to fit"),
+        (["--chain-of-thought", "object"], "goes with --suite chain_of_thought"),
+        (["--batch-size", "0"], "--batch-size"),
+    ],
+)
+def test_options_that_the_suite_would_leave_aside_are_wrong_usage(
+    words: list[str], told: str
+) -> None:
+    done = CliRunner().invoke(
+        app, ["evaluate", "tiny-pair", "--data", "x.json", "--suite", "completion", *words]
+    )
+    assert done.exit_code == 2, done.output
+    assert told in " ".join(done.stderr.replace("│", " ").split())

@@ -160,6 +160,11 @@ def faults(folder: Path, **changes: Any) -> list[tuple[str, str]]:
             "mask of 2 x 3 pixels .* 23 x 29; give the mask",
         ),
         ({"truth": {"hidden": 3}}, "truth.hidden", "; COCO run lengths"),
+        (
+            {"truth": {"whole": {"size": [2, 3], "counts": [1, 5]}}},
+            "truth.whole",
+            "a mask of 2 x 3 pixels .*; image_orig has 23 x 29",
+        ),
         ({"truth": 3}, "truth", "3; an object with what is known"),
         ({"conversations": [{**HUMAN, "value": "What?"}, GPT]}, "images", "0 placeholder"),
         ({"conversations": [HUMAN]}, "turns", "no supervised turn"),

@@ -128,6 +128,18 @@ def test_faults_are_named() -> None:
     small = replace(sample, truth={"hidden": np.ones((7, 5), np.bool_)})
     with pytest.raises(DataError, match="64 x 64 pixels, the hidden pixels are a mask of 7 x 5"):
         completion_truth(small)
+    thing = replace(sample, truth={**sample.truth, "whole": np.ones((7, 5), np.bool_)})
+    with pytest.raises(DataError, match=r"64 x 64 pixels, the pixels of the whole thing .* 7 x 5"):
+        completion_truth(thing)
+    larger = replace(
+        sample, truth={**sample.truth, "scene": {**sample.truth["scene"], "width": 67}}
+    )
+    with pytest.raises(DataError, match=r"64 x 64 pixels, the pixels of truth\.scene .* 64 x 67"):
+        completion_truth(larger)
+    for scene in ({"a": 1}, "a kitchen", 3, {**sample.truth["scene"], "hour": 4}):
+        foreign = replace(sample, truth={**sample.truth, "scene": scene})
+        with pytest.raises(DataError, match=r"truth\.scene is no scene of a world .*leave it out"):
+            completion_truth(foreign)
     silent = tiny_pair_model("occlusion.drawing=null", "objective={tokens: 1.0}")
     with pytest.raises(InputError, match="no generation branch"):
         evaluate_completion(silent, [sample])

@@ -210,6 +210,8 @@ def test_draws_repeat_by_seed_and_differ_by_it(host: Host, painter: Painter) -> 
         ({"guidance": 0.5}, "guidance is 0.5"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": "hot"}, "temperature is 'hot'; it must be 0"),
+        ({"guidance": None}, "guidance is None; it must be 1"),
         ({"guidance": float("nan")}, "guidance is nan"),
         ({"guidance": float("inf")}, "guidance is inf"),
         ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),

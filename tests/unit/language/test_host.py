@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -389,13 +390,15 @@ class TestGeneration:
             ({"max_new_tokens": 1.5}, r"max_new_tokens is 1\.5; .*, a whole number"),
             ({"max_new_tokens": 1, "temperature": math.inf}, "temperature is inf; .* finite"),
             ({"max_new_tokens": 1, "temperature": math.nan}, "temperature is nan; it must be 0"),
+            ({"max_new_tokens": 1, "temperature": "hot"}, "temperature is 'hot'; it must be 0"),
+            ({"max_new_tokens": 1, "top_p": None}, "top_p is None; it must lie"),
             ({"max_new_tokens": 1, "temperature": 1.0, "seed": -3}, "seed is -3; it must be a w"),
             ({"max_new_tokens": 1, "temperature": -1.0}, r"temperature is -1\.0; it must be 0"),
             ({"max_new_tokens": 1, "top_p": 0.0}, r"top_p is 0\.0; it must lie in \(0, 1\]"),
         ],
     )
     def test_settings_out_of_range_are_told(
-        self, host: Host, settings: dict[str, float], message: str
+        self, host: Host, settings: dict[str, Any], message: str
     ) -> None:
         with torch.no_grad():
             spliced = see(host)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from chiasm.core.config import Config
+from chiasm.core.errors import ConfigError
 from chiasm.core.samples import Box, Pair
 from chiasm.data.masks import ArrayMask
 from chiasm.data.world.cells import cell_labels
@@ -158,10 +159,19 @@ def pair_of(
         `cover`, `errors` (see `Errors`), `whole` and `hidden` (bool (H, W), pixels of the thing),
         `whole_box` and `reconstruction_box` (exact), `attributes` of the thing and `shown`, those
         of the reconstruction, by name; where asked for, `shown_cells`, what each cell of it shows.
+
+    Raises:
+        ConfigError: The reconstruction is too small for a pixel of its thing.
     """
     whole = rendering.whole[0]
     hidden = whole & ~rendering.visible[0]
     shown = render(occlusion.shown)
+    if not shown.whole[0].any():
+        raise ConfigError(
+            f"a reconstruction of {occlusion.shown.things[0].size:.2g} pixels, at a scale of "
+            f"{occlusion.errors.scale:.2g}, shows no pixel of its thing; raise "
+            "`reconstruction.scale`"
+        )
     box, shown_box = box_of(whole), box_of(shown.whole[0])
     least, most = config.levels[occlusion.level]
     pair = Pair(

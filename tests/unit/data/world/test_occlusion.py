@@ -202,6 +202,12 @@ def test_a_reconstruction_without_a_place_is_an_error() -> None:
         reconstruct(scene(), stream(2, "train", 0), config)
 
 
+def test_a_reconstruction_without_a_pixel_is_an_error() -> None:
+    tiny = {"exact": 0, "scale": (1e-3, 2e-3)}
+    with pytest.raises(ConfigError, match=r"of 0\.\d+ pixels, at a scale of 0\.001\d*, shows no"):
+        WorldDataset(world=world(reconstruction=tiny), count=1)[0]
+
+
 def test_boxes_are_those_of_a_detector(samples: list[Sample]) -> None:
     errors = []
     for sample in samples:
