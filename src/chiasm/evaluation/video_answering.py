@@ -40,7 +40,9 @@ class VideoAnswerer:
         together: list[Sample] = []
         for sample in samples:
             last = (Turn("user", (sample.turns[-1].text,)),)
-            if together and together[-1].video is sample.video:
+            # What the head does not read as a question has a row of its own, without words.
+            asks = all(map(self._asks, (sample, *together[-1:])))
+            if asks and together and together[-1].video is sample.video:
                 together[-1] = replace(together[-1], turns=together[-1].turns + last)
             else:
                 together.append(replace(sample, turns=last, segments=None, truth={}))
@@ -48,6 +50,9 @@ class VideoAnswerer:
         with probing(self.model):
             named = self.model(self.model.collator(together).to(device)).named
         return [self.model.answers[place] for place in named[ANSWERS].argmax(-1).tolist()]
+
+    def _asks(self, sample: Sample) -> bool:
+        return sample.turns[-1].text.strip() not in self.model.collator.requests
 
     def describe(self) -> dict[str, Any]:
         """Return what shaped the answers."""

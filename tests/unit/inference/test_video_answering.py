@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from chiasm.core.errors import InputError
+from chiasm.data.video_words import VIDEO_REQUEST
 from chiasm.data.world.motion_worlds import MotionDataset
 from chiasm.evaluation.questions import split_questions
 from chiasm.evaluation.runner import evaluate
@@ -45,3 +46,28 @@ def test_a_model_without_answers_is_refused() -> None:
     silent = tiny_video(answer_head=None, action_head={"hidden": 13, "borders": []})
     with pytest.raises(InputError, match="some-run has no head of answers"):
         VideoAnswerer(silent, "some-run")
+
+
+def test_a_request_that_is_no_question_has_an_answer_of_its_own_place() -> None:
+    model, video = tiny_video(), noise(5, 1)
+    texts = ("What moved?", VIDEO_REQUEST, "What turned?", "What color blinked?")
+    samples = [asked(video, text, name=str(n)) for n, text in enumerate(texts)]
+    found = VideoAnswerer(model).answers(samples)
+    alone = [VideoAnswerer(model).answers([sample])[0] for sample in samples]
+    assert found == alone and len(set(found)) > 1
+
+
+def test_the_last_turn_is_answered_without_the_earlier_ones() -> None:
+    model, video = tiny_video(), noise(7, 1)
+    texts = ("What moved?", "What color turned?", "Did something blink?", "What shape is it?")
+    told = {text: VideoAnswerer(model).answers([asked(video, text)])[0] for text in texts}
+    assert len(set(told.values())) > 1
+    for text in texts[1:]:
+        assert VideoAnswerer(model).answers([asked(video, texts[0], text)]) == [told[text]]
+
+
+def test_answering_leaves_a_model_in_training_as_it_was() -> None:
+    model = tiny_video(compression={"kind": "similarity", "schedule": {}}, curriculum=7).train()
+    VideoAnswerer(model).answers([asked(noise(5, 1), "What moved?")])
+    assert model.training and int(model.reading.progress.seen) == 0
+    assert all(parameter.grad is None for parameter in model.parameters())
