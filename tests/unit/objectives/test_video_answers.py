@@ -47,3 +47,20 @@ def test_scores_that_are_missing_or_of_other_questions_are_refused() -> None:
     empty = torch.zeros(1, 0, dtype=torch.long)
     with pytest.raises(InputError, match="VideoCollator"):
         Answers().count(Batch(empty, empty, empty, empty))
+
+
+def test_smoothing_spreads_a_share_over_the_set() -> None:
+    scores = torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
+    logs = scores.log_softmax(1)
+    expected = -(0.7 * logs[[0, 1], [3, 0]] + 0.3 * logs.mean(1)).sum()
+    found = Answers(label_smoothing=0.3).score(Outputs(named={"answers": scores}), batch(3, 0))
+    torch.testing.assert_close(found["answers"], expected)
+
+
+def test_half_precision_is_summed_in_single() -> None:
+    scores = 9 * torch.randn(997, 5, generator=torch.Generator().manual_seed(2))
+    told, half = batch(*[0] * 997), scores.half()
+    found = Answers().score(Outputs(named={"answers": half}), told)["answers"]
+    assert found.dtype == torch.float32
+    expected = Answers().score(Outputs(named={"answers": half.float()}), told)["answers"]
+    torch.testing.assert_close(found, expected)
