@@ -152,7 +152,9 @@ class VideoReading(nn.Module):
         )
         states = tokens.with_features(read)
         memory = consolidate(watched.memory, states, self.memory)
-        kept = torch.cat([past, clip])[-self.encoder.past :].clone()
+        # Counted from the front: a tower that compares no frames keeps none.
+        seen = torch.cat([past, clip])
+        kept = seen[max(0, len(seen) - self.encoder.past) :].clone()
         return states, replace(watched, state=state, past=kept, memory=memory)
 
     def _cut(self, row: int, frames: int) -> Iterator[_Clip]:
