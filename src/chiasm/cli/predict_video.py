@@ -77,8 +77,11 @@ def predict_video(
         document |= {"question": question, **answer.document()}
     elif "caption" in model.senses:
         document["caption"] = session.caption().document()
-    found = session.watch() if "watch" in model.senses else []
-    if "watch" in model.senses:
+    # A still can be asked about and described, and nothing happens in it.
+    still = len(shown.times) < 2 and (question is not None or "caption" in model.senses)
+    watched = "watch" in model.senses and not still
+    found = session.watch() if watched else []
+    if watched:
         document["segments"] = [segment.document() for segment in found]
     if output is not None:
         picture = draw_timeline(video, shown, [one for one in found if one.score >= sure])

@@ -86,9 +86,10 @@ class VideoBatch:
     Attributes:
         frames: For each video uint8 (T, H, W, 3) RGB in [0, 255]; empty where features are given.
         features: For each video float32 (T, width); empty where frames are given.
-        times: For each video float32 (T,), seconds, ascending.
+        times: For each video float32 (T,), seconds from its start, ascending.
         durations: float32 (V,), seconds.
-        segments: float32 (S, 2), start and end in seconds, all videos' one after another.
+        segments: float32 (S, 2), start and end in seconds from the start of the video, all videos'
+            one after another.
         segment_rows: int64 (S,), the video of each segment, ascending.
         segment_labels: int64 (S,), its place in the model's list of actions.
         segments_known: bool (V,), False where nobody said what happens.

@@ -82,4 +82,4 @@ def _look(path: Path) -> _Looked:
     if path.is_dir():
         # Frames have no times of their own, so nothing can be said of their end.
         return _Looked()
-    return _Looked(float(video.times[0]) + video.duration, video.duration)
+    return _Looked(video.duration, video.duration)

@@ -51,12 +51,29 @@ def load_features(path: Path) -> NDArray[np.float32]:
             "(frames, width)"
         )
     (found,) = arrays.values()
+    return check_features(found, str(path))
+
+
+def check_features(found: NDArray[Any], name: str = "feature array") -> NDArray[np.float32]:
+    """Return the features of one video as float32 (frames, width).
+
+    Args:
+        found: The features.
+        name: What messages call them.
+
+    Raises:
+        MediaError: They are no floats of this shape, there are none, or some are no finite numbers
+            in float32.
+    """
     if found.ndim != 2 or found.dtype.kind != "f" or 0 in found.shape:
         raise MediaError(
-            f"{path}: holds {found.dtype} {found.shape}; allowed: floats (frames, width)"
+            f"{name}: holds {found.dtype} {found.shape}; allowed: floats (frames, width)"
         )
-    _check_finite(found, path)
-    return found.astype(np.float32)
+    # What overflows is found below.
+    with np.errstate(over="ignore"):
+        features = found.astype(np.float32)
+    _check_finite(features, name)
+    return features
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +258,7 @@ def _named(arrays: Mapping[str, NDArray[Any]], names: tuple[str, ...]) -> NDArra
     return next((arrays[name] for name in names if name in arrays), None)
 
 
-def _check_finite(features: NDArray[Any], path: Path) -> None:
+def _check_finite(features: NDArray[Any], path: Path | str) -> None:
     broken = int((~np.isfinite(features)).sum())
     if broken:
         raise MediaError(

@@ -15,7 +15,7 @@ from chiasm.core.batch import IGNORE, Batch, VideoBatch
 from chiasm.core.errors import DataError
 from chiasm.core.samples import Sample
 from chiasm.data.conversation import name_of
-from chiasm.data.feature_files import FEATURE_SUFFIXES, load_features
+from chiasm.data.feature_files import FEATURE_SUFFIXES, check_features, load_features
 from chiasm.data.video import open_video
 from chiasm.data.video_captions import VideoCaptions
 from chiasm.data.video_sampling import AllSampling, Sampling
@@ -165,17 +165,18 @@ class VideoCollator:
         if source is None:
             raise DataError(f"{name_of(sample)}: it has no video; give samples with one")
         features = None
-        if isinstance(source, str | Path) and Path(source).suffix in FEATURE_SUFFIXES:
+        if isinstance(source, str | Path) and Path(source).suffix.lower() in FEATURE_SUFFIXES:
             features = load_features(Path(source))
         elif isinstance(source, np.ndarray) and source.ndim == 2:
-            features = source.astype(np.float32)
+            features = check_features(source)
         if features is not None:
             times = np.arange(len(features)) / self.feature_rate
             duration = len(features) / self.feature_rate
             return _Read(features, times, duration, np.arange(len(features)))
         video = open_video(source, size=self.size)
         clip = video.sample(self.sampling)
-        return _Read(clip.frames, clip.times, video.duration, clip.indices)
+        # What happens is told from the start of a video, wherever its container's clock begins.
+        return _Read(clip.frames, clip.times - video.times[0], video.duration, clip.indices)
 
     def _words(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return ids and mask int64 (Q, longest), at least one wide."""

@@ -118,7 +118,7 @@ def _draw_curve(sheet: _Sheet, shown: ShownVideo, top: int) -> None:
     change: NDArray[np.float32] = shown.change.numpy()
     most = float(change.max())
     heights = change / (most or 1.0)
-    times = shown.times.numpy() - float(shown.times[0])
+    times = shown.times.numpy()
     points = [
         (sheet.place(float(time)), top + CURVE - round(float(height) * (CURVE - 2)))
         for time, height in zip(times, heights, strict=True)

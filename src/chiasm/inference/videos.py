@@ -104,18 +104,28 @@ class ShownVideo:
     streamed: bool
 
     @classmethod
-    def look(cls, model: LongVideo, video: Any) -> ShownVideo:
+    def look(cls, model: LongVideo, video: Any, domain: str = "") -> ShownVideo:
         """Read a video.
 
         Args:
             model: The model.
             video: See `VideoInput`.
+            domain: Of the video; read where the model does not find it itself, see `takes_domain`.
 
         Raises:
-            InputError: It is no video, or not of the kind or length that the model reads.
+            InputError: It is no video, or not of the kind or length that the model reads; or its
+                domain is needed and not given.
+            DataError: The model does not know the domain.
             MediaError: A file cannot be read, is damaged or empty.
         """
         name = name_video(video)
+        if not takes_domain(model):
+            domain = ""
+        elif not domain:
+            raise InputError(
+                f"{name}: this model has parts for each domain ({', '.join(model.domains)}) and no "
+                "router that chooses among them; give the video's `domain`, in a file of records"
+            )
         featured = _is_features(video)
         if featured != isinstance(model.reading.encoder, VideoFeatures):
             found, wanted = ("features", "frames") if featured else ("frames", "features")
@@ -126,7 +136,7 @@ class ShownVideo:
         with probing(model):
             if streams(model):
                 return _stream(model, video, name)
-            return _read_whole(model, video, name)
+            return _read_whole(model, video, name, domain)
 
     def ask(
         self,
@@ -270,15 +280,20 @@ def streams(model: LongVideo) -> bool:
     return alone and reader.causal and model.by_domain is None
 
 
+def takes_domain(model: LongVideo) -> bool:
+    """Whether each video must say its domain: the model differs by it and has no router."""
+    return model.by_domain is not None and model.by_domain.router is None
+
+
 def _is_features(video: Any) -> bool:
     if isinstance(video, str | Path):
         return Path(video).suffix.lower() in FEATURE_SUFFIXES
     return isinstance(video, np.ndarray) and video.ndim == 2
 
 
-def _read_whole(model: LongVideo, video: Any, name: str) -> ShownVideo:
+def _read_whole(model: LongVideo, video: Any, name: str, domain: str) -> ShownVideo:
     source = local_path(video) if isinstance(video, str | Path) else video
-    batch = model.collator([Sample(identifier=name, turns=(), video=source)])
+    batch = model.collator([Sample(identifier=name, turns=(), video=source, group=domain)])
     videos = batch.to(_device(model)).videos
     assert videos is not None
     _check_features(model, videos, name)
@@ -311,7 +326,7 @@ def _stream(model: LongVideo, video: Any, name: str) -> ShownVideo:
     tokens = kept = 0
     for clip in opened.pieces(chosen, reading.clip):
         frames = torch.from_numpy(clip.frames).to(device)
-        times = torch.from_numpy(clip.times).float().to(device)
+        times = torch.from_numpy(clip.times - opened.times[0]).float().to(device)
         states, watched = reading.watch(frames, times, watched)
         one = _pool(model, states, times[None])
         pooled += [] if one is None else [one]
@@ -324,7 +339,7 @@ def _stream(model: LongVideo, video: Any, name: str) -> ShownVideo:
         name=name,
         memory=watched.memory,
         pooled=torch.cat(pooled, 1) if pooled else None,
-        times=torch.from_numpy(opened.times[chosen]).float(),
+        times=torch.from_numpy(opened.times[chosen] - opened.times[0]).float(),
         duration=opened.duration,
         change=torch.cat(change),
         tokens=tokens,

@@ -9,7 +9,7 @@ from typing import Any
 from chiasm.core.samples import Sample
 from chiasm.data.video_words import NOT_CLOSED
 from chiasm.inference.answers import Answer
-from chiasm.inference.videos import ShownVideo
+from chiasm.inference.videos import ShownVideo, takes_domain
 from chiasm.models.long_video import LongVideo
 
 
@@ -34,21 +34,30 @@ def watch_samples(
         InputError: A video is not of the kind or length that the model reads.
         MediaError: A video cannot be read.
     """
-    together: dict[Hashable, list[int]] = {}
+    together: dict[tuple[Hashable, str], list[int]] = {}
     for place, sample in enumerate(samples):
         path = isinstance(sample.video, str | Path)
-        together.setdefault(str(sample.video) if path else place, []).append(place)
+        which = str(sample.video) if path else place
+        domain = sample.group if takes_domain(model) else ""
+        together.setdefault((which, domain), []).append(place)
     found: dict[int, list[dict[str, Any]]] = {}
-    for places in together.values():
-        shown = ShownVideo.look(model, samples[places[0]].video)
-        timed = {}
-        if "watch" in model.senses:
-            timed["segments"] = [segment.document() for segment in shown.segments()]
+    for (_, domain), places in together.items():
+        shown = ShownVideo.look(model, samples[places[0]].video, domain)
+        timed = _watch(shown, [samples[place] for place in places])
         for place in places:
             found[place] = _lines(samples[place], shown, timed)
         if progress is not None:
             progress(len(places))
     return [line for place in range(len(samples)) for line in found[place]]
+
+
+def _watch(shown: ShownVideo, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return the segments of a video; none of a still about which something else is told."""
+    senses = shown.model.senses
+    told = [any(turn.role == "user" for turn in one.turns) or "caption" in senses for one in samples]
+    if "watch" not in senses or (all(told) and len(shown.times) < 2):
+        return {}
+    return {"segments": [segment.document() for segment in shown.segments()]}
 
 
 def _lines(sample: Sample, shown: ShownVideo, timed: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,11 +12,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from chiasm.cli.main import app
+from chiasm.data.video_words import VIDEO_REQUEST
 from chiasm.evaluation.video_scores import read_predictions
 from chiasm.inference.session import Session
 from tests.tiny_watchers import FEATURES, FRAMES, RATE, STREAM, tiny_watcher, write_square
 from tests.unit.inference.duals import build_dual
 
+CAPTIONS = {"width": 26, "heads": 2, "layers": 1, "longest": 13}
 QUESTION = "What color is the thing that moves?"
 
 
@@ -29,6 +31,7 @@ def models() -> dict[str, Any]:
         "features": tiny_watcher(**FEATURES),
         "silent": tiny_watcher(answer_head=None),
         "blind": tiny_watcher(action_head=None),
+        "writer": tiny_watcher(answer_head=None, action_head=None, caption_head=CAPTIONS),
         "dual": build_dual(),
     }
 
@@ -122,6 +125,16 @@ def test_faulty_videos_are_code_1(run: Any, tmp_path: Path) -> None:
         assert told in done.stderr.replace("\n", "")
 
 
+def test_a_still_is_asked_about_and_not_watched(run: Any, tmp_path: Path) -> None:
+    still, output = write_square(tmp_path / "still.mp4", 1), tmp_path / "seen"
+    done = run("video", "--video", still, "--ask", QUESTION, "--output", output, "--json")
+    document = json.loads(done.stdout)
+    assert document["text"] and "segments" not in document
+    assert (output / "timeline.png").is_file()
+    alone = run("video", "--video", still)
+    assert alone.exit_code == 1 and "one frame of its" in alone.stderr
+
+
 def test_a_file_of_videos(run: Any, models: dict[str, Any], square: Path, tmp_path: Path) -> None:
     write_square(tmp_path / "short.mp4", 11)
     records = [
@@ -188,3 +201,43 @@ def test_the_ledger_of_one_video(run: Any, square: Path) -> None:
     assert rows["merged"]["merge"]["tokens_out"] < FRAMES * 6
     shown = run("video", "--video", square, "--benchmark", "--repeats", 1).stdout
     assert "unmerged" in shown and "merge" in shown and "median ms" in shown
+
+
+def test_a_model_that_writes_captions_says_one(
+    run: Any, models: dict[str, Any], square: Path, tmp_path: Path
+) -> None:
+    session = Session(models["writer"])
+    session.set(video=square)
+    caption = session.caption()
+    output = tmp_path / "told"
+    done = run("writer", "--video", square, "--output", output, "--json")
+    assert json.loads(done.stdout)["caption"] == caption.document()
+    (line,) = read_predictions(output / "predictions.jsonl")
+    assert line["caption"]["text"] == caption.text
+    shown = " ".join(run("writer", "--video", square).stdout.split())
+    assert shown.startswith(caption.text) and "likeliest" not in shown
+    asked = json.loads(run("writer", "--video", square, "--ask", VIDEO_REQUEST, "--json").stdout)
+    assert asked["text"] == caption.text and "caption" not in asked
+    short = ("--ask", VIDEO_REQUEST, "--max-new-tokens", 1, "--json")
+    cut = json.loads(run("writer", "--video", square, *short).stdout)
+    assert (cut["text"], cut["finish"]) == (caption.text.split()[0], "length")
+    # The head of answers is missing, and the message says so rather than answering with a caption.
+    other = run("writer", "--video", square, "--ask", QUESTION)
+    assert other.exit_code == 1 and "this model has no 'ask'" in " ".join(other.stderr.split())
+
+
+def test_a_file_of_videos_is_described(
+    run: Any, models: dict[str, Any], square: Path, tmp_path: Path
+) -> None:
+    records = [
+        {"id": "alone", "video": "square.mp4"},
+        {"id": "told", "video": "square.mp4", "caption": "A square moves."},
+    ]
+    path = tmp_path / "asked.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    output = tmp_path / "answers"
+    assert run("writer", "--input", path, "--output", output, "--json").exit_code == 0
+    session = Session(models["writer"])
+    session.set(video=square)
+    text = session.caption().text
+    assert [line["text"] for line in read_predictions(output / "predictions.jsonl")] == [text] * 2

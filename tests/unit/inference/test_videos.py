@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from chiasm.core.samples import Sample, Turn
 from chiasm.data.video import ArrayFrames, Video
 from chiasm.inference import videos
 from chiasm.inference.session import Session
-from chiasm.inference.videos import streams
+from chiasm.inference.videos import ShownVideo, streams
+from chiasm.inference.watching import watch_samples
+from chiasm.models.long_video import LongVideo
 from tests.tiny_watchers import (
     FEATURES,
     FRAMES,
@@ -239,3 +242,83 @@ def test_pictures_are_refused_by_a_model_of_videos() -> None:
     session = Session(tiny_watcher())
     with pytest.raises(InputError, match="no 'image'; it has ask, video, watch"):
         session.set(image=np.zeros((5, 7, 3), np.uint8))
+
+
+class Late:
+    """Frames whose container's clock does not begin at zero."""
+
+    def __init__(self, begins: float) -> None:
+        self.plain = ArrayFrames(moving_square(), RATE)
+        self.times = self.plain.times + begins
+        self.duration = self.plain.duration
+
+    def frames(self, indices: Sequence[int]) -> np.ndarray[Any, Any]:
+        """Return frames."""
+        return self.plain.frames(indices)
+
+
+@pytest.mark.parametrize("changes", [{}, STREAM], ids=["whole", "stream"])
+def test_a_video_that_begins_late_is_told_from_its_start(changes: dict[str, Any]) -> None:
+    plain, late = watch(Late(0.0), **changes), watch(Late(100.0), **changes)
+    torch.testing.assert_close(late.video().times, plain.video().times)
+    assert len(late.watch()) == len(plain.watch()) > 0
+    for one, other in zip(late.watch(), plain.watch(), strict=True):
+        assert vars(one) == pytest.approx(vars(other), abs=1e-4)
+
+
+def by_domain() -> LongVideo:
+    """A model that says something else of a video by the domain that the video names."""
+    model = tiny_watcher(by_domain={"adapters": {"rank": 2}, "router": None})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def test_a_video_is_read_through_the_domain_that_it_names(square: Path) -> None:
+    model = by_domain()
+    turns = (Turn("user", (QUESTION,)),)
+    samples = [Sample(name, turns, video=square, group=name) for name in model.domains]
+    lines = watch_samples(model, samples)
+    assert [line["id"] for line in lines] == list(model.domains)
+    for sample, line in zip(samples, lines, strict=True):
+        with torch.no_grad():
+            shares = model(model.collator([sample])).named["answers"][0].softmax(-1)
+        assert line["likeliest"][line["text"]] == pytest.approx(float(shares.max()), abs=1e-4)
+    assert len({max(line["likeliest"].values()) for line in lines}) == len(lines)
+
+
+def test_a_video_whose_domain_is_needed_must_say_it(square: Path) -> None:
+    with pytest.raises(InputError, match=r"square\.mp4: this model has parts for each domain \(sp"):
+        watch_samples(by_domain(), [Sample("one", (), video=square)])
+    with pytest.raises(DataError, match="the domain 'sea' is none of the 4"):
+        ShownVideo.look(by_domain(), square, "sea")
+    # Others do not read it.
+    assert ShownVideo.look(tiny_watcher(), square, "sea").tokens == FRAMES * CELLS
+
+
+def test_a_still_of_a_file_is_asked_about_and_not_watched() -> None:
+    turns = (Turn("user", (QUESTION,)),)
+    still, clip = moving_square(1), moving_square(5)
+    samples = [Sample("still", turns, video=still), Sample("clip", turns, video=clip)]
+    lines = watch_samples(tiny_watcher(), samples)
+    assert ["segments" in line for line in lines] == [False, True]
+    assert all(line["text"] for line in lines)
+    with pytest.raises(InputError, match="one frame of its"):
+        watch_samples(tiny_watcher(), [Sample("still", (), video=still)])
+
+
+def test_features_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    broken = np.full((5, 7), np.nan, np.float32)
+    for features, told in (
+        (broken, "feature array: 35 of its 35 features are infinite or no numbers"),
+        (np.full((5, 7), 1e300), "35 of its 35 features are infinite"),
+        (np.zeros((0, 7), np.float32), r"holds float32 \(0, 7\)"),
+        (np.zeros((5, 7), np.int64), r"holds int64 \(5, 7\)"),
+    ):
+        with pytest.raises(MediaError, match=told):
+            watch(features, **FEATURES)
+    np.save(tmp_path / "clip.npy", np.ones((5, 7), np.float16))
+    (tmp_path / "clip.npy").rename(tmp_path / "CLIP.NPY")
+    assert watch(tmp_path / "CLIP.NPY", **FEATURES).video().tokens == 5
