@@ -112,14 +112,18 @@ def index_video(path: Path, damage: Damage = "error") -> VideoIndex:
             raise MediaError(f"{path}: its video has no time base; write it again")
         declared, seconds = stream.frames, _declared_seconds(stream)
         ticks, lengths, keys = _in_order(packets, path, faults)
+        # AVI has a tick a frame and counts those that were left empty, where the rate varies.
+        there = int(ticks[-1]) + 1 if container.format.name == "avi" else 0
     duration = (int(ticks[-1] - ticks[0]) + int(lengths[-1])) * base
     # A container that tells how much it holds shows that a file was cut off.
-    if declared and declared > len(packets):
+    if declared and declared > max(there, len(packets)):
         faults.append(f"{len(packets)} frames are there of the {declared} its header tells of")
     longest = int(np.diff(ticks).max(initial=int(lengths[-1]))) * base
-    if seconds is not None and seconds - duration > 2 * longest:
+    # What Matroska writes is when the last frame ends, which need not have begun at zero.
+    end = (int(ticks[-1]) + int(lengths[-1])) * base
+    if seconds is not None and seconds - max(end, duration) > 2 * longest:
         faults.append(
-            f"{float(duration):.2f} seconds are there of the {seconds:.2f} its header tells of"
+            f"{float(end):.2f} seconds are there of the {seconds:.2f} its header tells of"
         )
     if faults and damage == "error":
         raise MediaError(

@@ -429,3 +429,34 @@ def test_pieces_may_hold_a_frame_several_times(steady: Path) -> None:
     for indices, length in (([3, 1], 4), ([], 4), ([0], 0), ([COUNT], 4), ([-1], 4)):
         with pytest.raises(InputError, match="pieces of at least 1 and ascending indices from 0"):
             list(video.pieces(indices, length))
+
+
+def write_at(path: Path, ticks: list[int], codec: str, rate: int = 10) -> Path:
+    """Write frames that are shown at some ticks of a clock of `rate` a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index, tick in enumerate(ticks):
+            noise = np.random.default_rng(index).integers(0, 256, (48, 64, 3), np.uint8)
+            frame = av.VideoFrame.from_ndarray(noise)
+            frame.pts, frame.time_base = tick, Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_video_that_begins_late_is_not_damaged(tmp_path: Path) -> None:
+    video = open_video(write_at(tmp_path / "late.mkv", list(range(50, 70)), "mpeg4"))
+    assert (len(video), video.faults) == (20, ())
+    assert (video.times[0], video.duration) == pytest.approx((5.0, 2.0), abs=2e-3)
+
+
+def test_frames_that_a_format_leaves_empty_are_not_missing(tmp_path: Path) -> None:
+    ticks = [0, 1, 2, 5, 6, 9, *range(12, 40)]
+    path = write_at(tmp_path / "uneven.avi", ticks, "mpeg4")
+    video = open_video(path)
+    assert video.times == pytest.approx(np.array(ticks) / 10)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(MediaError, match="frames are there of the 40 its header tells of"):
+        open_video(path)
