@@ -14,6 +14,7 @@ from chiasm.core.batch import IGNORE
 from chiasm.core.config import Config
 from chiasm.core.errors import InputError
 from chiasm.layers.mlp import MLP
+from chiasm.layers.precision import sums_in
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,15 @@ class Router(nn.Module):
             sizes: (B, N), how many original tokens each stands for, so that a merged row is
                 averaged as before; None for one each.
         """
-        weights = torch.ones_like(x[..., 0]) if sizes is None else sizes.to(x.dtype)
+        # The sizes of a long video sum to more than half precision holds.
+        exact = x.to(sums_in(x.dtype))
+        weights = torch.ones_like(exact[..., 0]) if sizes is None else sizes.to(exact.dtype)
         if mask is not None:
             weights = weights.masked_fill(~mask, 0.0)
-            x = x.masked_fill(~mask[..., None], 0.0)
-        total = weights.sum(1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-        mean = (x * (weights / total)[..., None]).sum(1)
-        return self.route(self.score(self.norm(mean)))
+            exact = exact.masked_fill(~mask[..., None], 0.0)
+        total = weights.sum(1, keepdim=True).clamp(min=torch.finfo(exact.dtype).tiny)
+        mean = (exact * (weights / total)[..., None]).sum(1)
+        return self.route(self.score(self.norm(mean.to(x.dtype))))
 
     def route(self, logits: Tensor) -> Routing:
         """Turn scores float (B, choices) into shares; float32 inside."""

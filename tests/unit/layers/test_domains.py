@@ -109,3 +109,17 @@ def test_what_is_wrong_is_said() -> None:
         build(small(), router={"top": 5})
     with pytest.raises(ConfigError, match="without adapters or experts differ in nothing"):
         read_config(DomainsConfig, {"adapters": None}, "domains")
+
+
+def test_the_router_weighs_tokens_by_their_sizes_and_reads_no_padding() -> None:
+    domains, x = build(small()), tokens()
+    shake(domains)
+    expected = domains.choose(x).weights
+    padded = torch.cat([x, 9 * tokens()[:, :2].flip(0)], 1)
+    mask = torch.arange(13).expand(5, 13) < 11
+    torch.testing.assert_close(domains.choose(padded, mask).weights, expected)
+    merged = torch.cat([x[:, :4].mean(1, keepdim=True), x[:, 4:]], 1)
+    sizes = torch.tensor([4] + [1] * 7).expand(5, 8)
+    torch.testing.assert_close(domains.choose(merged, None, sizes).weights, expected)
+    assert not torch.allclose(domains.choose(padded).weights, expected, atol=1e-3)
+    assert not torch.allclose(domains.choose(merged).weights, expected, atol=1e-3)

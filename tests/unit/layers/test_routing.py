@@ -66,6 +66,18 @@ def test_padding_and_merging_do_not_change_the_route() -> None:
     assert not torch.allclose(one(merged).weights, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_the_sizes_of_a_long_video_fit_half_precision(kind: torch.dtype) -> None:
+    one, x = router(), tokens(2, 997, 7)
+    # More than 65,504 original tokens, of which the last ones are many.
+    x[:, -97:] += torch.arange(7.0)
+    sizes = torch.full((2, 997), 83)
+    expected = one(x, None, sizes).weights.detach()
+    found = one.to(kind)(x.to(kind), None, sizes).weights.detach()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-2)
+    assert float((expected - 1 / expected.shape[1]).abs().max()) > 3e-2
+
+
 def test_the_router_learns_from_what_it_mixes() -> None:
     one, x = router(top=2), tokens(3, 11, 7)
     experts = [torch.nn.Linear(7, 2) for _ in range(5)]
