@@ -72,7 +72,8 @@ def empty_state(
     return KernelState(
         torch.zeros(batch, heads, features, width, device=like.device, dtype=kind),
         torch.zeros(batch, heads, features, 1, device=like.device, dtype=kind),
-        torch.full((batch, heads, 1, 1), MASKED, device=like.device, dtype=kind),
+        # As float32 has it, like the bias of padding: in float64 the two would differ.
+        torch.full((batch, heads, 1, 1), MASKED, device=like.device).to(kind),
     )
 
 

@@ -130,6 +130,9 @@ class SelectiveScan(nn.Module):
         width = self.convolution.kernel_size[0]
         before = x.new_zeros(x.shape[0], width - 1, x.shape[2]) if past is None else past.inputs
         inputs = torch.cat([before.to(x.dtype), x], 1)
+        if not x.shape[1]:
+            state = x.new_zeros(len(x), self.state, x.shape[2], dtype=sums_in(x.dtype))
+            return x, MambaState(inputs, state if past is None else past.state)
         mixed = conv1d(
             inputs.transpose(1, 2),
             self.convolution.weight,
