@@ -12,6 +12,7 @@ from pathlib import Path
 
 from chiasm.core.errors import ChiasmError
 from chiasm.data.video import open_video
+from chiasm.data.video_sampling import RateSampling, Sampling
 from chiasm.inference.answers import Answer
 from chiasm.inference.responding import Generation
 from chiasm.inference.videos import ShownVideo
@@ -47,7 +48,7 @@ def look_at_video(model: LongVideo, request: ChatRequest, limits: Limits) -> tup
         path = Path(folder) / f"video{suffix}"
         path.write_bytes(content)
         try:
-            _check_length(path, limits)
+            _check_length(path, limits, model.collator.sampling)
             shown = ShownVideo.look(model, path)
         except ChiasmError as error:
             # Where the server put the file is nobody's business.
@@ -106,7 +107,7 @@ def _decode(url: str, limits: Limits) -> tuple[bytes, str]:
     raise _invalid("not a video of the forms MP4 (or QuickTime), WebM (or Matroska), AVI")
 
 
-def _check_length(path: Path, limits: Limits) -> None:
+def _check_length(path: Path, limits: Limits, sampling: Sampling) -> None:
     video = open_video(path)
     height, width = video.size
     if len(video) > limits.video_frames:
@@ -115,6 +116,10 @@ def _check_length(path: Path, limits: Limits) -> None:
         raise _invalid(
             f"frames of {width} x {height} pixels are more than the {limits.video_pixels} allowed"
         )
+    if isinstance(sampling, RateSampling):
+        # A frame that lasts for years is looked at more often than any memory holds.
+        most = min(limits.video_frames, sampling.most or limits.video_frames)
+        sampling.model_copy(update={"most": most}).choose(video)
 
 
 def _invalid(reason: str) -> RequestFaultError:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from chiasm.core.errors import InputError
+from chiasm.data.video_writing import write_video
 from chiasm.inference.session import Session
 from chiasm.serving.app import build_app
 from chiasm.serving.limits import Limits
 from tests.tiny import picture
-from tests.tiny_watchers import FRAMES, tiny_watcher, write_square
+from tests.tiny_watchers import FRAMES, RATE, moving_square, tiny_watcher, write_square
 from tests.unit.inference.duals import build_dual
 from tests.unit.serving.test_app import events, get, post, text_of
 from tests.unit.serving.test_messages import asked, data_uri, image_part
@@ -133,3 +134,12 @@ def test_large_frames_are_refused(square: Path) -> None:
 def test_a_model_of_pictures_reads_no_videos(square: Path) -> None:
     code, message = refused(build_app(build_dual(), "tiny"), question(square.read_bytes()))
     assert code == "invalid_messages" and "this model reads no videos" in message
+
+
+def test_few_frames_that_last_for_hours_are_refused(tmp_path: Path) -> None:
+    """The first would be looked at four times a second."""
+    path = tmp_path / "hours.mp4"
+    write_video(path, moving_square(2), RATE, times=[0, 6000])
+    app = build_app(tiny_watcher(sampling={"kind": "rate", "rate": 4}), "tiny")
+    code, message = refused(app, question(path.read_bytes()))
+    assert code == "invalid_video" and "at most 20000 are allowed" in message
