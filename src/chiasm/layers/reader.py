@@ -12,7 +12,7 @@ import math
 from typing import Any, cast
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
 from chiasm.core.config import Config, lookup
@@ -47,6 +47,36 @@ class ReaderConfig(Config):
     heads: int = Field(default=4, ge=1)
     expansion: int = Field(default=2, ge=1)
     periods: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_options(cls, values: Any) -> Any:
+        # The default options are those of the default type.
+        if isinstance(values, dict) and "attention" in values and "options" not in values:
+            own = cls.model_fields["attention"].default
+            return values if values["attention"] == own else {**values, "options": {}}
+        return values
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> ReaderConfig:
+        shape = {"width": self.heads, "heads": self.heads, "causal": self.causal}
+        twice = sorted(set(shape) & set(self.options))
+        if twice:
+            raise ValueError(
+                f"`options` give {', '.join(twice)}, which the reader gives its attention; leave "
+                "them out"
+            )
+        if not all(0 < period < math.inf for period in self.periods):
+            raise ValueError(f"periods {self.periods} of sines; give seconds above 0")
+        kind = lookup(ATTENTION, self.attention, "attention type")
+        try:
+            kind(**shape, **self.options)
+        except ValidationError as error:
+            told = "; ".join(
+                f"{'.'.join(map(str, one['loc'])) or 'all'}: {one['msg']}" for one in error.errors()
+            )
+            raise ValueError(f"`options` of {self.attention}: {told}") from None
+        return self
 
     @field_validator("attention")
     @classmethod

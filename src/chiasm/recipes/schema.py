@@ -155,6 +155,8 @@ class Recipe(Config):
         if self.video is not None and (watched or self.family not in WATCHING):
             why = "a run watches, `video_language.path`" if watched else f"family {self.family}"
             raise ValueError(f"{why}: there is no use for `video`")
+        if self.family == "long_video":
+            self.video_parts.check_objective(self.objective)
         if self.family in ("segmenter", "occlusion", *WATCHING) and self.encoders:
             raise ValueError(f"family {self.family}: it has no extra encoders")
         if self.family in ("dual_encoder", "grounding") and bool(self.encoders) != (

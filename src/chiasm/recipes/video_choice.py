@@ -30,6 +30,7 @@ from chiasm.heads.captions import CaptionHeadConfig
 from chiasm.layers.domains import DomainsConfig
 from chiasm.layers.reader import ReaderConfig
 from chiasm.recipes.kinds import kind_of, read_kind
+from chiasm.recipes.objective_choice import ObjectiveChoice
 from chiasm.recipes.validation import CAPTION_LOSS
 
 
@@ -113,6 +114,22 @@ class VideoChoice(Config):
             self.compression is None or self.compression.schedule is None
         ):
             raise ValueError("`curriculum` needs a `compression` with a `schedule`")
+        if self.cycle and self.curriculum is None:
+            raise ValueError("`cycle` says that a `curriculum` begins again, and there is none")
+        if self.features is not None and not isinstance(self.sampling, AllSampling):
+            raise ValueError("`sampling` chooses frames; of `features` all are read")
+        if min(self.size) < 1:
+            raise ValueError(f"size {self.size}; give (height, width) above 0")
+        if self.answer_head is not None:
+            _check_names("answers", self.answers)
+            strange = [answer for answer in self.answers if answer != answer.strip().lower()]
+            if strange:
+                raise ValueError(
+                    f"`answers`: {strange[:5]} will never be right, since answers are compared in "
+                    "lower case and without space around them; write them so"
+                )
+        if self.domains:
+            _check_names("domains", self.domains)
         router = None if self.by_domain is None else self.by_domain.router
         if router is not None and (router.top or 1) > len(self.domains):
             raise ValueError(f"`by_domain`: top {router.top} of {len(self.domains)} domains")
@@ -125,6 +142,27 @@ class VideoChoice(Config):
             if self.size[0] % cell or self.size[1] % cell:
                 raise ValueError(f"size {self.size} is no whole number of cells of {cell} pixels")
         return self
+
+    def check_objective(self, objective: ObjectiveChoice) -> None:
+        """Check that each term of a loss about videos has a part that learns from it.
+
+        Raises:
+            ValueError: One has none.
+        """
+        router = None if self.by_domain is None else self.by_domain.router
+        needed = {
+            "answers": (objective.answers is not None, "answer_head", self.answer_head),
+            "captions": (objective.captions is not None, "caption_head", self.caption_head),
+            "actions": (bool(objective.actions), "action_head", self.action_head),
+            "router": (bool(objective.router), "by_domain.router", router),
+        }
+        for term, (asked, name, part) in needed.items():
+            if asked and part is None:
+                raise ValueError(
+                    f"`objective.{term}` needs `video.{name}`: give it, or not the term"
+                )
+        if objective.cells and self.features is not None:
+            raise ValueError("`objective.cells` are of frames, and `video.features` have none")
 
     @property
     def encoder(self) -> FrameEncoderConfig:
@@ -142,3 +180,12 @@ class VideoChoice(Config):
     def cells(self) -> tuple[int, int]:
         """(rows, columns) of the cells of a frame."""
         return self.size[0] // self.encoder.cell, self.size[1] // self.encoder.cell
+
+
+def _check_names(what: str, names: tuple[str, ...]) -> None:
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if not names or doubled or not all(name.strip() for name in names):
+        raise ValueError(
+            f"`{what}`: {len(names)} names, {doubled} more than once; give at least one, each once "
+            "and none blank"
+        )

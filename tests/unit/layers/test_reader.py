@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from chiasm.core.errors import InputError, UnknownNameError
@@ -80,9 +81,25 @@ def test_only_the_phase_of_a_time_counts() -> None:
     torch.testing.assert_close(later, read(model, x, times, places, sizes), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_every_type_has_options_of_its_own(attention: str) -> None:
+    config = ReaderConfig(attention=attention, heads=3, depth=1)
+    again = ReaderConfig.model_validate(config.model_dump(exclude_defaults=True))
+    assert again == config
+    assert config.build(width=12)
+
+
 def test_what_cannot_be_built_or_followed_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="attention type"):
         ReaderConfig(attention="sparse")
+    with pytest.raises(ValidationError, match="`options` of dense: windw: Extra inputs"):
+        ReaderConfig(attention="dense", options={"windw": 3})
+    with pytest.raises(ValidationError, match=r"`options` of local_global: window: .*greater"):
+        ReaderConfig(options={"window": 0})
+    with pytest.raises(ValidationError, match="`options` give causal, width, which the reader"):
+        ReaderConfig(options={"window": 3, "causal": True, "width": 7})
+    with pytest.raises(ValidationError, match="seconds above 0"):
+        ReaderConfig(periods=(1.0, 0.0))
     with pytest.raises(InputError, match="causal"):
         reader().step(*row(3), reader().initial_state(1))
     with pytest.raises(InputError, match="a state of 1 layers for a reader of 2"):

@@ -213,3 +213,44 @@ def test_what_is_left_out_stays_out_when_a_recipe_is_written() -> None:
         again = read_config(Recipe, recipe.to_plain(), "again")
         assert again == recipe
         assert getattr(again.occlusion, name) is None
+
+
+WATCHED: dict[str, Any] = {"family": "long_video", "host": None, "objective": {"answers": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        ({"cycle": True}, "`cycle` says that a `curriculum` begins again, and there is none"),
+        ({"features": {"features": 3}, "sampling": {"kind": "rate", "rate": 1}}, "all are read"),
+        ({"size": [0, 0]}, "size (0, 0); give (height, width) above 0"),
+        ({"size": [-64, 64]}, "size (-64, 64); give"),
+        ({"answers": ["Red", "blue", " no"]}, "`answers`: ['Red', ' no'] will never be right"),
+        ({"answers": ["red", "red"]}, "`answers`: 2 names, ['red'] more than once"),
+        ({"answers": []}, "`answers`: 0 names, [] more than once"),
+        ({"domains": ["sea", " "]}, "`domains`: 2 names, [] more than once"),
+        (
+            {"reader": {"attention": "mamba", "options": {"window": 3}}},
+            "`options` of mamba: window",
+        ),
+        ({"reader": {"options": {"causal": True}}}, "`options` give causal, which the reader"),
+        ({"answer_head": None}, "`objective.answers` needs `video.answer_head`: give it"),
+    ],
+)
+def test_contradictions_about_videos_are_said(video: dict[str, Any], message: str) -> None:
+    assert message in faults(**WATCHED, video=video)
+
+
+@pytest.mark.parametrize(
+    ("term", "part"),
+    [
+        ({"actions": {"classes": 1.0}}, "action_head"),
+        ({"captions": 1.0}, "caption_head"),
+        ({"router": {"domain": 1.0}}, "by_domain.router"),
+    ],
+)
+def test_a_term_about_videos_needs_its_part(term: dict[str, Any], part: str) -> None:
+    objective = {"answers": 1.0, **term}
+    assert f"needs `video.{part}`" in faults(**{**WATCHED, "objective": objective})
+    cells = {"objective": {"cells": {"act": 1.0}}, "video": {"features": {"features": 3}}}
+    assert "`objective.cells` are of frames" in faults(**{**WATCHED, **cells})
