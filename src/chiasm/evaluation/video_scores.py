@@ -200,17 +200,32 @@ def _by_identifier(
     faults = []
     for place, prediction in enumerate(predictions):
         name = prediction.get("id")
+        wrong = _wrong(prediction)
         if not isinstance(name, str):
             faults.append(f"prediction {place}: id {name!r}; give the text that names the sample")
         elif name not in known:
             faults.append(f"prediction {place}: id {name!r} is not among the samples")
         elif name in found:
             faults.append(f"prediction {place}: id {name!r} came before")
+        elif wrong:
+            faults.append(f"prediction {place}: {wrong}")
         else:
             found[name] = prediction
     if faults:
         raise DataError(f"predictions: {len(faults)} fault(s)", faults)
     return found
+
+
+def _wrong(prediction: Mapping[str, Any]) -> str:
+    """Return what of a prediction is of a type that nothing can be scored by; empty for none."""
+    if not isinstance(prediction.get("text", ""), str):
+        return f"text {prediction['text']!r}; give a text, or leave it out"
+    segments = prediction.get("segments", ())
+    if isinstance(segments, str | Mapping) or not isinstance(segments, Sequence):
+        return f"segments {segments!r}; give a list, empty where nothing was found"
+    labels = [item.get("label", "") for item in segments if isinstance(item, Mapping)]
+    unnamed = [label for label in labels if not isinstance(label, str)]
+    return f"label {unnamed[0]!r} of a segment; give a text" if unnamed else ""
 
 
 def _detection(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def _read_predictions(predictions: Segments, labels: set[str]) -> tuple[_Predict
             )
         for index, item in enumerate(items):
             where = f"predictions of video {video!r}, item {index}"
-            label, score = _key(item, "label", where), float(_key(item, "score", where))
+            label, score = _key(item, "label", where), _score(_key(item, "score", where), where)
             segment = _segment(_key(item, "segment", where), where)
             if label in labels:
                 proposed[label].append((score, video, segment))
@@ -191,9 +192,22 @@ def _key(item: Any, name: str, where: str) -> Any:
     return item[name]
 
 
-def _segment(segment: Sequence[float], where: str) -> tuple[float, float]:
-    if len(segment) != 2 or not np.isfinite(segment).all() or not segment[0] < segment[1]:
+def _score(score: Any, where: str) -> float:
+    if not _is_number(score):
+        raise InputError(f"{where}: score {score!r}; allowed: a finite number")
+    return float(score)
+
+
+def _segment(segment: Any, where: str) -> tuple[float, float]:
+    pair = isinstance(segment, Sequence | np.ndarray) and len(segment) == 2
+    if not pair or not all(map(_is_number, segment)) or not segment[0] < segment[1]:
+        told = list(segment) if pair else segment
         raise InputError(
-            f"{where}: segment {list(segment)}; allowed: [start, end] in seconds, start < end"
+            f"{where}: segment {told!r}; allowed: [start, end] in seconds, start < end"
         )
     return float(segment[0]), float(segment[1])
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return number and math.isfinite(value)

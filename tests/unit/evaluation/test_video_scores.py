@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from chiasm.core.errors import DataError, InputError
 from chiasm.core.samples import Sample
 from chiasm.data.world.motion_worlds import MotionDataset
+from chiasm.evaluation.bootstrap import Bootstrap
 from chiasm.evaluation.video_scores import read_predictions, score_videos
 from chiasm.metrics import bleu, cider_d, meteor_approximate, rouge_l
 from chiasm.metrics.normalisation import tokenise_caption
@@ -35,13 +37,13 @@ def segments(sample: Sample, moved: float = 0.0) -> list[dict[str, Any]]:
     ]
 
 
-def told(sample: Sample) -> dict[str, Any]:
+def told_of(sample: Sample) -> dict[str, Any]:
     return {"id": sample.identifier, "text": sample.turns[-1].text, "segments": segments(sample)}
 
 
 def test_the_truth_scores_all_there_is() -> None:
     samples = videos("questions")
-    scores = score_videos([told(sample) for sample in samples], samples)
+    scores = score_videos([told_of(sample) for sample in samples], samples)
     numbers = scores.numbers()
     assert numbers["map_thumos"] == numbers["map_activitynet"] == 1.0
     assert numbers["map_thumos@0.3"] == numbers["map_activitynet@0.95"] == 1.0
@@ -134,7 +136,9 @@ def test_tasks_may_be_mixed_and_what_is_not_scored_is_counted() -> None:
 
 def test_scores_are_written(tmp_path: Path) -> None:
     samples = videos("questions", 5)
-    path, lines = score_videos([told(s) for s in samples], samples).save(tmp_path / "scores.json")
+    path, lines = score_videos([told_of(s) for s in samples], samples).save(
+        tmp_path / "scores.json"
+    )
     assert json.loads(path.read_text())["detection"]["thumos"]["mean"] == 1.0
     assert len(lines.read_text().splitlines()) == 5
 
@@ -150,7 +154,7 @@ def test_predictions_are_read(tmp_path: Path) -> None:
 
 def test_what_is_missing_or_unknown_is_named() -> None:
     samples = videos("questions", 3)
-    said = [told(sample) for sample in samples]
+    said = [told_of(sample) for sample in samples]
     faulty = [*said, said[0], {"id": "nobody"}, {"text": "x"}]
     with pytest.raises(DataError) as told_faults:
         score_videos(faulty, samples)
@@ -166,3 +170,71 @@ def test_what_is_missing_or_unknown_is_named() -> None:
     said[1]["segments"][0]["end"] = -1
     with pytest.raises(InputError, match=r"item 0: segment .*start < end"):
         score_videos(said, samples)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"text": None}, "text None; give a text, or leave it out"),
+        ({"text": 3}, "text 3; give a text"),
+        ({"segments": None}, "segments None; give a list"),
+        ({"segments": {"label": "move"}}, "segments {'label': 'move'}; give a list"),
+        ({"segments": [{"label": ["a"], "score": 1, "start": 0, "end": 1}]}, "label ['a'] of a"),
+    ],
+)
+def test_what_is_of_no_use_is_named_and_not_scored(changes: dict[str, Any], told: str) -> None:
+    samples = videos("questions", 3)
+    said = [tell | changes for tell in map(told_of, samples)]
+    with pytest.raises(DataError, match=r"3 fault\(s\)") as faults:
+        score_videos(said, samples)
+    assert faults.value.faults[1].startswith(f"prediction 1: {told}")
+
+
+def test_a_score_that_is_no_number_does_not_count_as_the_best() -> None:
+    samples = videos("actions", 3)
+    said = [{"id": s.identifier, "segments": segments(s)} for s in samples]
+    said[0]["segments"][0]["score"] = float("nan")
+    with pytest.raises(InputError, match="score nan; allowed: a finite number"):
+        score_videos(said, samples)
+
+
+def test_a_video_in_which_nothing_happens_counts() -> None:
+    quiet, *others = videos("actions", 4)
+    samples = [replace(quiet, segments=()), *others, replace(quiet, identifier="x", segments=None)]
+    said = [{"id": s.identifier, "segments": segments(s)} for s in samples[:-1]]
+    scores = score_videos(said, samples)
+    assert (scores.videos, scores.numbers()["map_thumos"]) == (4, 1.0)
+    wrong = [{"label": label, "score": 1.0, "start": 0, "end": 1} for label in ("move", "turn")]
+    worse = score_videos([{**said[0], "segments": wrong}, *said[1:]], samples)
+    assert worse.numbers()["map_thumos"] < 1.0
+    with pytest.raises(DataError, match="1 of 4 without 'segments'"):
+        score_videos(said[1:], samples)
+
+
+def test_the_report_says_what_shaped_the_predictions_and_how_intervals_were_drawn() -> None:
+    samples = videos("questions", 7)
+    said = [told_of(sample) | {"text": "red"} for sample in samples]
+    drawn = Bootstrap(seed=5, resamples=11)
+    scores = score_videos(said, samples, bootstrap=drawn, settings={"dtype": "float16"}, data="d")
+    document = json.dumps(scores.to_json()["texts"]["answers"])
+    assert '"dtype": "float16"' in document and '"seed": 5' in document
+
+
+def test_a_request_for_captions_may_be_another() -> None:
+    samples = [
+        replace(sample, turns=(replace(sample.turns[0], text="Tell."), *sample.turns[1:]))
+        for sample in videos("captions", 5)
+    ]
+    said = [{"id": s.identifier, "text": s.turns[-1].text} for s in samples]
+    assert set(score_videos(said, samples, caption_request="Tell.").texts) == {"captions"}
+    assert set(score_videos(said, samples).texts) == {"answers"}
+
+
+def test_a_video_asked_for_several_things_asks_questions() -> None:
+    question, action = videos("questions", 1)[0], videos("actions", 1)[0]
+    both = replace(question, turns=(*action.turns, *question.turns), truth={})
+    said = [
+        {"id": f"{both.identifier}#{number}", "text": turn.text}
+        for number, turn in enumerate(turn for turn in both.turns if turn.supervised)
+    ]
+    assert score_videos(said, [both]).texts["answers"].overall.count == len(said)

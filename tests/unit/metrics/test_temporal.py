@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from chiasm.core.errors import InputError
@@ -82,3 +83,22 @@ def test_faults_name_video_and_item():
         temporal_average_precision(good, truth, [])
     with pytest.raises(InputError, match="start < end"):
         temporal_iou([0, math.inf], [0, 1])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"score": score} for score in (math.nan, "high", None, True)),
+        *({"segment": segment} for segment in (None, "ab", ["0", "1"], [0, None])),
+    ],
+)
+def test_what_is_no_number_is_named(wrong):
+    truth = {"one": [entry(0, 1)]}
+    with pytest.raises(InputError, match=f"video 'one', item 0: {next(iter(wrong))} .*; allowed"):
+        temporal_average_precision({"one": [{**entry(0, 1, 0.5), **wrong}]}, truth)
+
+
+def test_numbers_of_arrays_are_numbers():
+    segment = np.array([0.0, 1.0], np.float32)
+    found = {"one": [{"label": "jump", "score": np.float32(0.5), "segment": segment}]}
+    assert temporal_average_precision(found, {"one": [entry(0, 1)]}).mean == 1.0
