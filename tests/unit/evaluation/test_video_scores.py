@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chiasm.core.errors import DataError, InputError
-from chiasm.core.samples import Sample
+from chiasm.core.samples import Sample, Turn
 from chiasm.data.world.motion_worlds import MotionDataset
 from chiasm.evaluation.bootstrap import Bootstrap
 from chiasm.evaluation.video_scores import read_predictions, score_videos
@@ -222,7 +222,7 @@ def test_the_report_says_what_shaped_the_predictions_and_how_intervals_were_draw
 
 def test_a_request_for_captions_may_be_another() -> None:
     samples = [
-        replace(sample, turns=(replace(sample.turns[0], text="Tell."), *sample.turns[1:]))
+        replace(sample, turns=(Turn("user", ("Tell.",)), *sample.turns[1:]))
         for sample in videos("captions", 5)
     ]
     said = [{"id": s.identifier, "text": s.turns[-1].text} for s in samples]
