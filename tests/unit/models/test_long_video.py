@@ -107,6 +107,16 @@ def test_a_stream_keeps_as_much_after_many_clips_as_after_few() -> None:
     assert watched.memory.sizes.sum().item() == 12 * 5 * 6
 
 
+def test_a_stream_that_compares_no_frames_keeps_none() -> None:
+    model = tiny_video(memory=23, frames={"offsets": []}, reader={"causal": True})
+    watched = model.reading.begin()
+    with torch.no_grad():
+        for clip in range(3):
+            frames = torch.from_numpy(noise(5, seed=clip))
+            _, watched = model.reading.watch(frames, torch.arange(5) + 5.0 * clip, watched)
+    assert watched.past is not None and len(watched.past) == 0
+
+
 def test_a_memory_is_what_questions_look_at() -> None:
     model = tiny_video(memory=4)
     batch = collated(model, asked(noise(6), "What moved?"))
