@@ -54,8 +54,8 @@ def watch_samples(
 def _watch(shown: ShownVideo, samples: Sequence[Sample]) -> dict[str, Any]:
     """Return the segments of a video; none of a still about which something else is told."""
     senses = shown.model.senses
-    told = [any(turn.role == "user" for turn in one.turns) or "caption" in senses for one in samples]
-    if "watch" not in senses or (all(told) and len(shown.times) < 2):
+    asks = all(any(turn.role == "user" for turn in sample.turns) for sample in samples)
+    if "watch" not in senses or ((asks or "caption" in senses) and len(shown.times) < 2):
         return {}
     return {"segments": [segment.document() for segment in shown.segments()]}
 
