@@ -122,6 +122,9 @@ def run(words: list[str], parts: Path) -> tuple[int, str]:
     arguments = words[1:]
     if arguments[:2] == ["train", "htfa-debug"]:
         arguments = [*arguments, *(o for o in SMALL if not o.startswith("data."))]
+    if arguments[:2] == ["train", "tiny-video-language"]:
+        few = ("training.stages.0.steps=2", "training.batch_size=2", "data.validation.0.count=2")
+        arguments = [*arguments, *few]
     if arguments[0] == "train" and arguments[1].startswith("video-"):
         whole = [one.partition("=")[0] for one in arguments[2:] if "=" in one]
         small = tiny_strategy(arguments[1])

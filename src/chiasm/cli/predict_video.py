@@ -212,6 +212,8 @@ def _show(document: Mapping[str, Any], sure: float, target: Console) -> None:
             markup=False,
         )
     merged = "" if document["kept"] == document["tokens"] else f", merged to {document['kept']}"
+    remembered = document["remembered"]
+    merged += "" if remembered == document["kept"] else f", {remembered} remembered"
     way = "clip by clip" if document["streamed"] else "at once"
     target.print(
         f"{document['frames']} frames of {document['duration']:g} s as {document['tokens']} tokens"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -11,6 +12,8 @@ from chiasm.core.errors import ChiasmError
 from chiasm.core.protocols import PreparedImages
 from chiasm.core.samples import Sample
 from chiasm.data.collate import Collator
+from chiasm.data.prompts import Prompter
+from chiasm.data.video_prompts import VideoPromptCollator
 from chiasm.models.long_video import LongVideo
 from chiasm.recipes.activations import SavedBytes, line_through
 from chiasm.recipes.build import build_model, build_objective, stage_parts
@@ -19,6 +22,7 @@ from chiasm.recipes.plan import Certainty, Tokens, list_parts
 from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import build_mixture
 from chiasm.recipes.training_choice import Stage
+from chiasm.recipes.video_language import outline_watching
 from chiasm.recipes.video_models import build_video
 from chiasm.training.freezing import freeze_all_but, match_parts
 
@@ -42,6 +46,10 @@ def assume_tokens(
         image: (height, width) of the image in pixels.
         text: Tokens of text.
     """
+    if outline.budget:
+        told = f"one frame of a video, {outline.budget} states and {text} tokens of text a sample"
+        supervised = min(text, ASSUMED_SUPERVISED)
+        return Tokens(outline.budget + text, supervised, outline.places, 0, told, "assumed")
     if outline.preparer is None:
         return _picture_tokens(outline, 1, "one mask of a picture", "assumed")
     height, width = image
@@ -76,6 +84,8 @@ def count_tokens(recipe: Recipe, outline: Outline, base: Path) -> Tokens:
         return _picture_tokens(outline, phrases, told, "exact")
     if outline.prompter is None:
         raise ChiasmError("the host's tokenizer is not at hand, which counts the tokens of texts")
+    if recipe.family == "video_language":
+        return _count_told(recipe, outline, outline.prompter, samples, base)
     collator = Collator(
         outline.prompter,
         outline.preparer,
@@ -141,6 +151,29 @@ def _picture_tokens(outline: Outline, phrases: int, source: str, certainty: Cert
     """Return the tokens of a segmenter's or tokenizer's picture, whatever size it had."""
     places = outline.places
     return Tokens(0, 0, places, places, source, certainty, phrases)
+
+
+def _count_told(
+    recipe: Recipe, outline: Outline, prompter: Prompter, samples: Sequence[Sample], base: Path
+) -> Tokens:
+    """Return the tokens of the longest conversation about a video, and of the longest video."""
+    watcher = outline_watching(recipe, 1, base).watcher
+    collator = VideoPromptCollator(
+        prompter,
+        watcher.collator,
+        budget=outline.budget,
+        max_length=recipe.data.max_length,
+        over_long=recipe.data.over_long,
+    )
+    batches = [collator.write([sample]) for sample in samples]
+    seen = count_video(watcher, [replace(one, turns=(), segments=None) for one in samples])
+    return replace(
+        seen,
+        text=max(batch.input_ids.shape[1] for batch in batches),
+        supervised=max(batch.supervised_tokens for batch in batches),
+        cells=seen.cells * outline.places,
+        patches=0,
+    )
 
 
 def count_video(model: LongVideo, samples: Sequence[Sample]) -> Tokens:

@@ -36,6 +36,7 @@ from chiasm.recipes.pair_models import codes_of, outline_levels
 from chiasm.recipes.places import RECIPE_FILE, encoder_folder, host_folder
 from chiasm.recipes.schema import GroundingChoice, Recipe
 from chiasm.recipes.tokenizers import outline_tokenizer
+from chiasm.recipes.video_language import outline_watching
 from chiasm.recipes.video_models import build_video
 
 
@@ -70,6 +71,7 @@ class Outline:
         places: Places that a refiner or segmenter makes of a picture.
         values: By part how many numbers it computes for one picture, where that was counted.
         codes: Codes of a picture that are written into a row.
+        budget: Most states of a video that the host reads.
     """
 
     parts: Mapping[str, nn.Module]
@@ -82,6 +84,7 @@ class Outline:
     places: int = 0
     values: Mapping[str, int] = field(default_factory=dict)
     codes: int = 0
+    budget: int = 0
 
 
 def outline_recipe(recipe: Recipe, base: Path) -> Outline:
@@ -126,6 +129,11 @@ def outline_recipe(recipe: Recipe, base: Path) -> Outline:
     parts |= {f"encoder.{name}": tower.module for name, tower in towers.items()}
     if recipe.family == "occlusion":
         parts |= outline_levels(recipe, model.config, adapter)
+    places = budget = 0
+    if recipe.family == "video_language":
+        watching = outline_watching(recipe, adapter.token_width(model.config), base)
+        parts |= watching.parts
+        places, budget = watching.places, watching.budget
     if recipe.fusion is not None:
         widths = {name: tower.width for name, tower in towers.items()}
         fusion = recipe.fusion.build(
@@ -144,7 +152,9 @@ def outline_recipe(recipe: Recipe, base: Path) -> Outline:
         host.preparer,
         host.prompter,
         tuple(notes),
+        places=places,
         codes=codes_of(recipe, model.config),
+        budget=budget,
     )
     return outline if recipe.family != "grounding" else _with_masks(recipe, host, outline, base)
 

@@ -303,6 +303,8 @@ def _reached(parts: Mapping[str, Part], trains: frozenset[str]) -> frozenset[str
     if trains & set(MASK_HEADS):
         reached |= masks - set(MASK_HEADS)
     reached.discard("refiner.image_encoder")
+    if trains & {"frame_encoder", "reader"}:
+        reached |= {"reader", "video_projector"}
     if "host_vision" in trains:
         reached.add("host_projector")
     if any(name in trains or name in reached for name in ("host_vision", "host_projector")):
@@ -355,6 +357,8 @@ def _tokens_of(part: str, tokens: Tokens, outline: Outline) -> int:
         return outline.places
     if part == "host_vision":
         return tokens.patches
+    if part == "video_projector":
+        return outline.budget
     if part == "tower":
         return tokens.cells * next(iter(outline.towers.values())).patches
     if part.startswith("encoder."):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
 
 from chiasm.core.errors import ConfigError
 from chiasm.data.prompts import Prompter
@@ -12,9 +15,10 @@ from chiasm.data.video_collate import VideoCollator
 from chiasm.data.video_prompts import VideoPromptCollator
 from chiasm.data.vocabulary import Vocabulary
 from chiasm.language.host import Host, hash_weights
-from chiasm.models.long_video import LongVideo, VideoHeads
+from chiasm.models.long_video import LongVideo
+from chiasm.models.video_heads import VideoHeads
 from chiasm.models.video_language import VideoLanguage
-from chiasm.recipes.places import RECIPE_FILE, shipped_models
+from chiasm.recipes.places import RECIPE_FILE, run_folder, shipped_models
 from chiasm.recipes.schema import Recipe
 from chiasm.recipes.video_language_choice import VideoLanguageChoice
 from chiasm.recipes.video_models import build_video
@@ -52,6 +56,48 @@ def build_video_language(recipe: Recipe, host: Host, base: Path) -> VideoLanguag
     )
 
 
+class Watching(NamedTuple):
+    """What a recipe adds to a host, without weights.
+
+    Attributes:
+        watcher: What watches.
+        parts: Its parts, and the projector.
+        places: Tokens of a frame before anything is merged.
+        budget: Most states of a video that the host reads.
+    """
+
+    watcher: LongVideo
+    parts: dict[str, nn.Module]
+    places: int
+    budget: int
+
+
+def outline_watching(recipe: Recipe, width: int, base: Path) -> Watching:
+    """Return what a recipe adds to a host, on the meta device.
+
+    Args:
+        recipe: The recipe.
+        width: Of the host's tokens.
+        base: Folder that relative paths start from.
+
+    Raises:
+        CheckpointError: The run that watches is not there.
+    """
+    from chiasm.recipes.loading import load_recipe
+
+    choice = recipe.video_language or VideoLanguageChoice()
+    watching = recipe
+    if choice.path is not None:
+        watching = load_recipe(run_folder(_run_place(choice.path, base)) / RECIPE_FILE)
+    with torch.device("meta"):
+        built = build_video(watching.video_parts, watching.objective)
+        watcher = _headless(built, choice.budget)
+        projector = choice.projector.build(width=watcher.reading.encoder.width, output=width)
+    rows, columns = watching.video_parts.cells if watching.video_parts.features is None else (1, 1)
+    parts = {**watcher.parts, "video_projector": projector}
+    return Watching(watcher, parts, rows * columns, choice.budget)
+
+
 def language_parts(names: Collection[str]) -> set[str]:
     """Return the parts that train where a stage says nothing: what is new to the host."""
     return {name for name in names if name in ("video_projector", "host_adapter")}
@@ -62,16 +108,12 @@ def _watcher(
 ) -> tuple[LongVideo, dict[str, Any] | None]:
     """Return what watches, without heads, and what it was built on."""
     if choice.path is None:
-        parts = recipe.video_parts.model_copy(
-            update={"answer_head": None, "action_head": None, "memory": choice.budget}
-        )
-        return _headless(build_video(parts, recipe.objective), choice.budget), None
+        watcher = _headless(build_video(recipe.video_parts, recipe.objective), choice.budget)
+        return watcher, None
     # Loading a run builds its model.
     from chiasm.recipes.loading import load_run
 
-    shipped = shipped_models().get(choice.path)
-    own = base / choice.path
-    found = shipped or (own if (own / RECIPE_FILE).is_file() else Path(choice.path))
+    found = _run_place(choice.path, base)
     run = load_run(found)
     if not isinstance(run, LongVideo):
         raise ConfigError(
@@ -80,6 +122,12 @@ def _watcher(
         )
     watcher = _headless(run, choice.budget)
     return watcher, {"name": found.name, "sha256": hash_weights(watcher)}
+
+
+def _run_place(path: str, base: Path) -> Path:
+    """Return the folder of a shipped model, or of a run under `base`, or as it is named."""
+    own = base / path
+    return shipped_models().get(path) or (own if (own / RECIPE_FILE).is_file() else Path(path))
 
 
 def _headless(model: LongVideo, budget: int) -> LongVideo:
