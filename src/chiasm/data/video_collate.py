@@ -18,7 +18,7 @@ from chiasm.data.conversation import name_of
 from chiasm.data.feature_files import FEATURE_SUFFIXES, check_features, load_features
 from chiasm.data.video import open_video
 from chiasm.data.video_captions import VideoCaptions
-from chiasm.data.video_sampling import AllSampling, Sampling
+from chiasm.data.video_sampling import AllSampling, Sampling, looked_at
 from chiasm.data.video_words import NOT_CLOSED
 from chiasm.data.vocabulary import PADDING, Vocabulary
 from chiasm.data.world.motion_cells import MOTION_LABELS, label_motion
@@ -175,8 +175,8 @@ class VideoCollator:
             return _Read(features, times, duration, np.arange(len(features)))
         video = open_video(source, size=self.size)
         clip = video.sample(self.sampling)
-        # What happens is told from the start of a video, wherever its container's clock begins.
-        return _Read(clip.frames, clip.times - video.times[0], video.duration, clip.indices)
+        times = looked_at(video, clip.indices)
+        return _Read(clip.frames, times, video.duration, clip.indices)
 
     def _words(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return ids and mask int64 (Q, longest), at least one wide."""

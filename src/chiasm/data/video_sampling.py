@@ -178,6 +178,24 @@ def shown_at(video: Timeline, times: NDArray[np.float64]) -> Indices:
     return np.maximum(found, 0).astype(np.int64)
 
 
+def looked_at(video: Timeline, indices: Indices) -> NDArray[np.float64]:
+    """Return when each chosen frame is looked at, in seconds from the start of the video.
+
+    That is when the frame begins. One that comes several times in a row is looked at in even steps
+    while it is shown, so that moments of one still frame differ.
+
+    Args:
+        video: The video.
+        indices: Which frames, int64 (N,).
+    """
+    begins = np.asarray(video.times, np.float64) - video.times[0]
+    lengths = np.diff(begins, append=video.duration)
+    firsts = np.flatnonzero(np.diff(indices, prepend=-1))
+    counts = np.diff(firsts, append=len(indices))
+    steps = np.arange(len(indices)) - np.repeat(firsts, counts)
+    return begins[indices] + lengths[indices] * steps / np.repeat(counts, counts)
+
+
 def _distinct(indices: Indices, total: int) -> Indices:
     """Move ascending indices apart as little as makes each differ; there is room for all."""
     places = np.arange(len(indices))

@@ -23,6 +23,7 @@ from chiasm.core.tokens import VisualTokens
 from chiasm.data.feature_files import FEATURE_SUFFIXES
 from chiasm.data.media import local_path
 from chiasm.data.video import open_video
+from chiasm.data.video_sampling import looked_at
 from chiasm.data.vocabulary import UNKNOWN
 from chiasm.encoders.frames import FrameEncoder
 from chiasm.encoders.video_features import VideoFeatures
@@ -324,9 +325,11 @@ def _stream(model: LongVideo, video: Any, name: str) -> ShownVideo:
     pooled: list[Tensor] = []
     change: list[Tensor] = []
     tokens = kept = 0
+    all_times, seen = torch.from_numpy(looked_at(opened, chosen)).float(), 0
     for clip in opened.pieces(chosen, reading.clip):
         frames = torch.from_numpy(clip.frames).to(device)
-        times = torch.from_numpy(clip.times - opened.times[0]).float().to(device)
+        times = all_times[seen : seen + len(clip)].to(device)
+        seen += len(clip)
         states, watched = reading.watch(frames, times, watched)
         one = _pool(model, states, times[None])
         pooled += [] if one is None else [one]
@@ -339,7 +342,7 @@ def _stream(model: LongVideo, video: Any, name: str) -> ShownVideo:
         name=name,
         memory=watched.memory,
         pooled=torch.cat(pooled, 1) if pooled else None,
-        times=torch.from_numpy(opened.times[chosen] - opened.times[0]).float(),
+        times=all_times,
         duration=opened.duration,
         change=torch.cat(change),
         tokens=tokens,

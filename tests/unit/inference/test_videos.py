@@ -266,6 +266,33 @@ def test_a_video_that_begins_late_is_told_from_its_start(changes: dict[str, Any]
         assert vars(one) == pytest.approx(vars(other), abs=1e-4)
 
 
+@pytest.mark.parametrize("changes", [{}, STREAM], ids=["whole", "stream"])
+def test_moments_of_a_frame_that_stays_differ(changes: dict[str, Any]) -> None:
+    video = Late(0.0)
+    # The first frame stays for eight seconds, as in a recording of a screen.
+    video.times, video.duration = np.append(0.0, video.times[1:] + 8.0), video.duration + 8.0
+    rate = {"kind": "rate", "rate": 4}
+    session = watch(video, sampling=rate, **changes)
+    found = session.video().times
+    assert len(found) == np.ceil(video.duration * 4) and found[0] == 0
+    ticks = torch.arange(len(found)) / 4
+    assert (found.diff() > 0).all() and (found - ticks).abs().max() <= 0.25
+    assert session.watch()
+    still = watch(Still(), sampling=rate, **changes)
+    torch.testing.assert_close(still.video().times, torch.arange(40) / 4)
+    assert all(0 <= one.start < one.end <= 10 for one in still.watch()) and still.watch()
+
+
+class Still:
+    """One frame that stays for ten seconds."""
+
+    times, duration = np.zeros(1), 10.0
+
+    def frames(self, indices: Sequence[int]) -> np.ndarray[Any, Any]:
+        """Return frames."""
+        return moving_square(1)[list(indices)]
+
+
 def by_domain() -> LongVideo:
     """A model that says something else of a video by the domain that the video names."""
     model = tiny_watcher(by_domain={"adapters": {"rank": 2}, "router": None})
