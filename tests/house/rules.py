@@ -224,6 +224,16 @@ def tests_assert(root: Path) -> list[str]:
     return faults
 
 
+def skips_say_why(root: Path) -> list[str]:
+    """A test that needs something that may be missing says what, in words for people."""
+    return [
+        f"{place(path, root, node)}: importorskip without reason=; name the extra that is missing"
+        for path in python_files(root / "tests")
+        for node, name in calls(parse(path))
+        if name.endswith("importorskip") and "reason" not in {word.arg for word in node.keywords}
+    ]
+
+
 def no_pickles(root: Path) -> list[str]:
     """Nothing is written as a pickle, and a foreign one is read with weights_only=True."""
     writers = {
@@ -328,6 +338,7 @@ RULES: dict[str, Callable[[Path], list[str]]] = {
     "no_probing": no_probing,
     "documented_and_typed": documented_and_typed,
     "tests_assert": tests_assert,
+    "skips_say_why": skips_say_why,
     "no_pickles": no_pickles,
     "no_remote_code": no_remote_code,
     "no_attention_output": no_attention_output,

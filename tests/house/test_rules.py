@@ -68,6 +68,7 @@ BREAKS = [
         "test_it asserts nothing",
     ),
     ("tests_assert", "tests/unit/test_x.py", "a = 3", "without a test"),
+    ("skips_say_why", "tests/x.py", "pytest.importorskip('av')", "x.py:1: importorskip without"),
     ("no_pickles", SOURCE + "core/x.py", "import torch\ntorch.save(a, b)", "torch.save"),
     ("no_pickles", SOURCE + "core/x.py", "import pickle\npickle.dump(a, b)", "pickle.dump"),
     ("no_pickles", SOURCE + "core/x.py", "import pickle\npickle.load(b)", "restricted reader"),

@@ -13,7 +13,7 @@ from chiasm.data.video import open_video
 from chiasm.data.video_index import index_video
 from chiasm.data.video_sampling import UniformSampling
 
-av = pytest.importorskip("av")
+av = pytest.importorskip("av", reason="the extra 'video' is not installed")
 
 # Frames, and duration in seconds, as the packets of each file have them.
 EXPECTED = {

@@ -25,7 +25,7 @@ from chiasm.data.video_sampling import (
 )
 from chiasm.data.video_writing import write_video
 
-av = pytest.importorskip("av")
+av = pytest.importorskip("av", reason="the extra 'video' is not installed")
 
 COUNT, HEIGHT, WIDTH, BETWEEN_KEYS = 47, 34, 58, 7
 NTSC = Fraction(30000, 1001)

@@ -21,7 +21,7 @@ from chiasm.data.video_writing import write_video
 from chiasm.data.world import write
 from chiasm.data.world.motion_worlds import MotionDataset
 
-pytest.importorskip("av")
+pytest.importorskip("av", reason="the extra 'video' is not installed")
 
 SECONDS = 3.0
 ACTIONS = [

@@ -409,7 +409,7 @@ def test_wrong_arguments_of_the_dataset_are_named() -> None:
 
 
 def test_written_videos_are_the_painted_ones(tmp_path: Path) -> None:
-    pytest.importorskip("av")
+    pytest.importorskip("av", reason="the extra 'video' is not installed")
     summary = write.make("motion", tmp_path / "w", 3, seed=3)
     assert summary["counts"] == {"train": 3, "validation": 1, "test": 1, "composition": 1}
     place = tmp_path / "w" / "training"
