@@ -6,14 +6,7 @@ from collections.abc import Callable, Mapping
 
 from chiasm.core.errors import InputError
 from chiasm.core.protocols import Dataset
-from chiasm.core.samples import Sample
-from chiasm.data.mixture import Mixture
 from chiasm.data.splitting import Part
-
-
-def group_of(sample: Sample) -> str:
-    """Return a sample's group, which in videos is the domain."""
-    return sample.group
 
 
 def domain_weights(sizes: Mapping[str, int], strength: float = 1.0) -> dict[str, float]:
@@ -43,38 +36,26 @@ def domain_weights(sizes: Mapping[str, int], strength: float = 1.0) -> dict[str,
     return {name: weight / total for name, weight in weights.items()}
 
 
-def balanced(
-    dataset: Dataset,
-    domain_of: Callable[[Sample], str] = group_of,
-    *,
-    strength: float = 1.0,
-    seed: int = 0,
-    shuffle: bool = True,
-) -> Mixture:
-    """Return a dataset as a mixture of its domains, balanced by `domain_weights`.
-
-    Every sample is read once to learn its domain; media are not opened.
+def parts_by_domain(
+    dataset: Dataset, domain_at: Callable[[int], str] | None = None
+) -> dict[str, Part]:
+    """Return a dataset as one part a domain, in the order of their names.
 
     Args:
         dataset: Samples of several domains.
-        domain_of: Tells the domain of a sample; by default its group.
-        strength: See `domain_weights`.
-        seed: Seed of the order.
-        shuffle: Whether samples are shuffled within each domain.
+        domain_at: Tells the domain of the sample at an index. By default its group, for which
+            every sample is read once; media are not opened.
 
     Raises:
-        InputError: A sample has no domain, or an argument is out of range.
+        InputError: A sample has no domain.
     """
     places: dict[str, list[int]] = {}
     for index in range(len(dataset)):
-        sample = dataset[index]
-        domain = domain_of(sample)
+        domain = dataset[index].group if domain_at is None else domain_at(index)
         if not domain:
             raise InputError(
-                f"sample {sample.identifier!r} has no domain; give each record a 'domain' or a "
-                "'group', or a domain_of that knows"
+                f"sample {dataset[index].identifier!r} has no domain; give each record a 'domain' "
+                "or a 'group', or balance nothing"
             )
         places.setdefault(domain, []).append(index)
-    parts = {name: Part(dataset, tuple(places[name])) for name in sorted(places)}
-    sizes = {name: len(part) for name, part in parts.items()}
-    return Mixture(parts, domain_weights(sizes, strength), seed=seed, shuffle=shuffle)
+    return {name: Part(dataset, tuple(places[name])) for name in sorted(places)}

@@ -49,6 +49,9 @@ class Source(Config):
     """How a file of phrases and masks is read."""
     weight: float | None = Field(default=None, gt=0)
     """Share in the mixture; sizes decide when no source of the list has a weight."""
+    balance: float | None = Field(default=None, ge=0, le=1)
+    """How much this source's domains (its groups) are evened out in training: 1 draws each equally
+    often, 0 as often as it has samples, n samples as n ** (1 - balance); None looks at none."""
 
     @field_validator("world")
     @classmethod
@@ -91,3 +94,15 @@ class DataChoice(Config):
     """Most tokens in a row; None for no limit."""
     over_long: OverLong = "error"
     """What happens to a longer row."""
+
+    @model_validator(mode="after")
+    def _measured_as_it_is(self) -> DataChoice:
+        told = [
+            source.world or source.path for source in self.validation if source.balance is not None
+        ]
+        if told:
+            raise ValueError(
+                f"balance of the validation sources {told}: each of their samples is measured "
+                "once; leave it out there, groups are reported apart"
+            )
+        return self

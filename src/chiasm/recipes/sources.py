@@ -15,6 +15,7 @@ from PIL import Image
 from chiasm.core.errors import ConfigError, DataError
 from chiasm.core.protocols import Dataset, ImagePreparer
 from chiasm.core.samples import ImageSource, Phrase, Sample, Turn
+from chiasm.data.balancing import domain_weights, parts_by_domain
 from chiasm.data.dataset import load_dataset
 from chiasm.data.formats import nlvr
 from chiasm.data.formats.grounding import GroundingOptions
@@ -177,9 +178,12 @@ def build_mixture(
 ) -> Mixture:
     """Open sources and mix them by weight, or by size when none has one.
 
+    Within a source whose domains are balanced these share its weight; see `domain_weights`.
+
     Raises:
         ConfigError: Some sources have a weight and some have none.
         DataError: A file is missing or wrong.
+        InputError: A sample of a source that is to be balanced has no domain.
     """
     names = [f"{index}: {source.world or source.path}" for index, source in enumerate(sources)]
     weighted = [source for source in sources if source.weight is not None]
@@ -188,12 +192,23 @@ def build_mixture(
         raise ConfigError(
             f"sources {lacking} have no weight while others have; give each a weight, or none"
         )
-    datasets = {
-        name: build_source(source, preparer, base)
-        for name, source in zip(names, sources, strict=True)
-    }
-    weights = {n: s.weight for n, s in zip(names, sources, strict=True) if s.weight is not None}
-    return Mixture(datasets, weights or None, seed=seed)
+    datasets: dict[str, Dataset] = {}
+    weights: dict[str, float] = {}
+    for name, source in zip(names, sources, strict=True):
+        dataset = build_source(source, preparer, base)
+        weight = float(len(dataset)) if source.weight is None else source.weight
+        if source.balance is None:
+            datasets[name], weights[name] = dataset, weight
+            continue
+        domain_at = dataset.domain_at if isinstance(dataset, MotionDataset) else None
+        parts = parts_by_domain(dataset, domain_at)
+        shares = domain_weights(
+            {domain: len(part) for domain, part in parts.items()}, source.balance
+        )
+        datasets |= {f"{name}: {domain}": part for domain, part in parts.items()}
+        weights |= {f"{name}: {domain}": weight * share for domain, share in shares.items()}
+    given = weighted or any(source.balance is not None for source in sources)
+    return Mixture(datasets, weights if given else None, seed=seed)
 
 
 def list_samples(

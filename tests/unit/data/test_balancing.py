@@ -8,7 +8,8 @@ import pytest
 
 from chiasm.core.errors import InputError
 from chiasm.core.samples import Sample
-from chiasm.data.balancing import balanced, domain_weights
+from chiasm.data.balancing import domain_weights, parts_by_domain
+from chiasm.data.mixture import Mixture
 
 SIZES = {"general": 2, "news": 61, "sports": 13, "tutorials": 7}
 
@@ -37,7 +38,9 @@ def test_weights_are_inverse_to_frequency() -> None:
 
 
 def test_each_domain_is_drawn_equally_often_and_each_sample_of_it() -> None:
-    mixture = balanced(Listed(), seed=5)
+    parts = parts_by_domain(Listed())
+    assert {name: len(part) for name, part in parts.items()} == SIZES
+    mixture = Mixture(parts, domain_weights(SIZES), seed=5)
     drawn = [mixture.sample_at(position) for position in range(1024)]
     assert Counter(sample.group for sample in drawn) == dict.fromkeys(SIZES, 256)
     tutorials = Counter(s.identifier for s in drawn if s.group == "tutorials")
@@ -46,13 +49,14 @@ def test_each_domain_is_drawn_equally_often_and_each_sample_of_it() -> None:
 
 
 def test_a_program_may_tell_the_domain() -> None:
-    mixture = balanced(Listed(), lambda sample: sample.group[0])
-    assert mixture.names == ("g", "n", "s", "t")
+    parts = parts_by_domain(Listed(), lambda index: "odd" if index % 2 else "even")
+    assert {name: len(part) for name, part in parts.items()} == {"even": 42, "odd": 41}
+    assert parts["odd"][3].identifier == "7"
 
 
 def test_what_cannot_be_balanced_is_named() -> None:
     with pytest.raises(InputError, match="sample '0' has no domain"):
-        balanced(Listed(), lambda _: "")
+        parts_by_domain(Listed(), lambda _: "")
     for sizes, strength in (({}, 1.0), ({"a": 0}, 1.0), ({"a": 1}, 1.5)):
         with pytest.raises(InputError, match=r"a strength in \[0, 1\]"):
             domain_weights(sizes, strength)

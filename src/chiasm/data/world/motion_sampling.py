@@ -101,6 +101,11 @@ class MotionConfig(Config):
         return self
 
 
+def domain_at(config: MotionConfig, index: int) -> str:
+    """Return the domain of video `index`."""
+    return config.domains[index % len(config.domains)]
+
+
 def sample_motion(rng: np.random.Generator, config: MotionConfig, split: str, index: int) -> Motion:
     """Draw one motion.
 
@@ -130,7 +135,7 @@ def sample_motion(rng: np.random.Generator, config: MotionConfig, split: str, in
         width=config.width,
         rate=config.rate,
         frames=frames,
-        domain=config.domains[index % len(config.domains)],
+        domain=domain_at(config, index),
         movers=tuple(stage.movers),
         acts=tuple(sorted(stage.acts, key=lambda act: (act.start, act.thing))),
         look_seed=int(rng.integers(2**31)),

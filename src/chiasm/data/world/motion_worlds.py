@@ -12,7 +12,7 @@ from chiasm.data.video_words import ACTIONS_REQUEST, VIDEO_REQUEST, say_segments
 from chiasm.data.world.motion import Motion
 from chiasm.data.world.motion_questions import MotionQuestion, ask_motion, tell
 from chiasm.data.world.motion_render import MotionFrames
-from chiasm.data.world.motion_sampling import MotionConfig, sample_motion
+from chiasm.data.world.motion_sampling import MotionConfig, domain_at, sample_motion
 from chiasm.data.world.sampling import is_held_out, stream
 
 MOTION_STREAM = 10
@@ -139,6 +139,10 @@ class MotionDataset:
     def __len__(self) -> int:
         """Return the number of samples."""
         return self.count
+
+    def domain_at(self, index: int) -> str:
+        """Return the domain of sample `index`, which is known before anything is drawn."""
+        return domain_at(self.config, index)
 
     def __getitem__(self, index: int) -> Sample:
         """Return sample `index`; a pure function of the index.
