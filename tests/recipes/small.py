@@ -93,6 +93,11 @@ def tiny_strategy(name: str) -> list[str]:
     """What brings a strategy for videos down to the size of a test, and nothing else."""
     more = {
         "video-domain-aware": ["training.stages.1.steps=3", "training.stages.1.warmup=0"],
+        "video-multi-task": [
+            "video.caption_head={width: 26, heads: 2, layers: 1, longest: 64}",
+            "data.train.1.count=11",
+            "data.validation.1.count=3",
+        ],
         "video-curriculum": ["video.curriculum=4"],
         "video-progressive-merging": ["video.curriculum=4"],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_the_figures_are_those_of_the_strategies() -> None:
     assert tasks.answers == pytest.approx(0.33)
     parts = {name: weight for name, weight in tasks.actions.items() if name != "smoothness"}
     assert sum(parts.values()) == pytest.approx(0.33)
-    assert sum(tasks.cells.values()) == pytest.approx(0.34)
+    assert tasks.captions == pytest.approx(0.34)
     assert tasks.actions["smoothness"] > 0
 
 
@@ -50,13 +51,15 @@ def test_a_few_steps_give_a_run_that_loads(name: str, tmp_path: Path) -> None:
     assert run(prepare(recipe, output, tmp_path), output).finished
     model = load_run(output)
     assert isinstance(model, LongVideo)
-    assert model.senses == {"video", "ask", "watch"}
+    captions = {"caption"} if name == "video-multi-task" else set()
+    assert model.senses == {"video", "ask", "watch"} | captions
     parts = json.loads((output / "parts.json").read_text(encoding="utf-8"))["stages"]
     trained = {
         name: {row["name"] for row in stage["parts"] if row["trainable"]}
         for name, stage in parts.items()
     }
     shared = {"frame_encoder", "reader", "cell_head", "answer_head", "action_head", "frame_pool"}
+    shared |= {f"{caption}_head" for caption in captions}
     if name == "video-domain-aware":
         assert trained == {"shared": shared, "domains": {"domains"}}
     else:
@@ -121,6 +124,34 @@ def test_a_model_learns_from_videos_and_annotations_on_disk(tmp_path: Path) -> N
     assert run(prepare(recipe, output, tmp_path), output).finished
     told = (output / "metrics.jsonl").read_text(encoding="utf-8")
     assert '"accuracy"' in told and '"map"' in told
+
+
+def test_captions_are_learned_from_files_and_their_loss_is_measured(tmp_path: Path) -> None:
+    """A head of captions alone: its loss falls, picks the checkpoint, and the receipt holds it."""
+    write.make("motion", tmp_path / "world", 5, 3)
+    small = [one for one in tiny_strategy("video-multi-task") if not one.startswith("data.")]
+    changes = [
+        *(f"data.{part}=[{{path: world/{folder}/annotations/video_captioning.json}}]"
+          for part, folder in (("train", "training"), ("validation", "validation"))),
+        "objective={captions: 1.0}",
+        "video.answer_head=null",
+        "video.action_head=null",
+        "training.stages.0.steps=12",
+        "training.evaluate_every=6",
+        "training.checkpoint_every=6",
+    ]  # fmt: skip
+    recipe = load_recipe("video-multi-task", [*small, *changes])
+    assert recipe.metric == "caption_loss"
+    output = tmp_path / "run"
+    assert run(prepare(recipe, output, tmp_path), output).finished
+    lines = [json.loads(one) for one in (output / "metrics.jsonl").read_text("utf-8").splitlines()]
+    told = [line["evaluation"]["caption_loss"] for line in lines if "evaluation" in line]
+    # 33 words and marks, of which nothing is known at first.
+    assert len(told) == 2 and told[1] < told[0] < math.log(33)
+    model = load_run(output)
+    assert isinstance(model, LongVideo)
+    assert model.senses == {"video", "caption"}
+    assert set(model.probe()) == {"moving.captions.logits", "blinking.captions.logits"}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -13,6 +13,8 @@ from chiasm.cli.main import app
 from chiasm.data.dataset import load_dataset
 from chiasm.data.world import write
 from chiasm.evaluation.video_scores import read_predictions, score_videos
+from chiasm.metrics import rouge_l
+from chiasm.metrics.normalisation import tokenise_caption
 from tests.tiny_watchers import tiny_watcher
 from tests.unit.inference.duals import build_dual
 
@@ -31,6 +33,12 @@ def models() -> dict[str, Any]:
     return {
         "video": tiny_watcher(compression=merging, **fast),
         "blind": tiny_watcher(action_head=None, **fast),
+        "writer": tiny_watcher(
+            answer_head=None,
+            action_head=None,
+            caption_head={"width": 26, "heads": 2, "layers": 1, "longest": 37},
+            **fast,
+        ),
         "dual": build_dual(),
     }
 
@@ -82,6 +90,26 @@ def test_a_model_without_actions_is_scored_on_answers(run: Any, world: Path) -> 
     assert document["detection"] == {} and "exact_match" in document["numbers"]
     assert list(document["ledger"]) == ["unmerged"]
     assert document["unscored"] == {"captions": 2, "actions": 2}
+
+
+def test_captions_are_scored(run: Any, world: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = run("writer", "--data", world, "--output", report, "--json")
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    numbers = document["numbers"]
+    assert {"rouge_l", "meteor_approximate", "cider_d", "bleu_1", "bleu_4"} <= set(numbers)
+    assert "exact_match" not in numbers and document["texts"]["captions"]["overall"]["count"] == 2
+    # What was asked for and cannot be told stays counted.
+    assert document["unscored"] == {"answers": 2, "actions": 2}
+    predictions = {line["id"]: line for line in read_predictions(
+        tmp_path / "report.predictions.jsonl")}  # fmt: skip
+    told = [sample for sample in load_dataset(world) if sample.identifier in predictions]
+    captions = [sample for sample in told if "text" in predictions[sample.identifier]]
+    assert len(captions) == 2
+    said = [predictions[sample.identifier]["text"] for sample in captions]
+    truth = [[tokenise_caption(str(sample.turns[1].text))] for sample in captions]
+    assert numbers["rouge_l"] == pytest.approx(rouge_l(said, truth))
 
 
 def test_what_cannot_be_evaluated(run: Any, world: Path, tmp_path: Path) -> None:

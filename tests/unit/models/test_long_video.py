@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from chiasm.core.errors import ConfigError, InputError
+from chiasm.core.samples import Sample, Turn
+from chiasm.data.video_words import VIDEO_REQUEST
 from chiasm.models.long_video import LongVideo
 from chiasm.models.video_reading import Watched
+from chiasm.objectives.captions import Captions
 from tests.tiny_videos import asked, collated, noise, tiny_video
 
 HALF: dict[str, Any] = {"kind": "guided", "importance": {"motion": {"kind": "features"}}}
@@ -165,6 +168,66 @@ def test_a_probe_is_the_same_twice_and_leaves_training_on() -> None:
     assert set(first) == {"moving.answers", "blinking.answers"}
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert model.training
+
+
+WRITING: dict[str, Any] = {"caption_head": {"width": 26, "heads": 2, "layers": 1, "longest": 9}}
+
+
+def described(video: Any, caption: str) -> Sample:
+    turns = (Turn("user", (VIDEO_REQUEST,)), Turn("assistant", (caption,), supervised=True))
+    return Sample(identifier="video", turns=turns, video=video)
+
+
+def test_captions_are_scored_by_what_is_remembered_of_their_own_video() -> None:
+    model = tiny_video(memory=7, compression=HALF, **WRITING)
+    one, other = noise(13, 1), noise(7, 2)
+    told = [described(one, "A red square moves."), described(other, "the star turns")]
+    # A video about which nobody says anything stands between them.
+    batch = collated(model, told[0], asked(noise(5, 3), "What moved?"), told[1])
+    with torch.no_grad():
+        named = model(batch).named
+        alone = [model(collated(model, sample)).named["captions.logits"] for sample in told]
+    words = model.collator.captions
+    assert words is not None and model.caption_head is not None
+    end = model.caption_head.end
+    expected = [*words.vocabulary.encode("a red square moves"), end]
+    expected += [*words.vocabulary.encode("the star turns"), end]
+    assert named["captions.targets"].tolist() == expected
+    torch.testing.assert_close(named["captions.logits"], torch.cat(alone), rtol=0, atol=1e-5)
+    with torch.no_grad():
+        swapped = model(collated(model, described(other, "A red square moves."))).named
+    assert (swapped["captions.logits"] - alone[0]).abs().max() > 1e-3
+    states = model.reading.remember(model.reading.read(collated(model, told[0]).videos))  # type: ignore[arg-type]
+    logits, _ = model.caption_head.predict(
+        states.features,
+        states.mask,
+        [torch.tensor(words.vocabulary.encode("a red square moves"))],
+        sizes=states.sizes,
+    )
+    torch.testing.assert_close(logits, alone[0], rtol=0, atol=1e-5)
+
+
+def test_captions_teach_what_encodes_and_reads() -> None:
+    model = tiny_video(**WRITING).train()
+    batch = collated(model, described(noise(6), "a star blinks"))
+    loss = Captions().score(model(batch), batch)["captions"]
+    loss.backward()
+    for name in ("frame_encoder", "reader", "caption_head"):
+        slopes = [p.grad for p in model.parts[name].parameters() if p.grad is not None]
+        assert any(bool(slope.abs().sum() > 0) for slope in slopes), name
+
+
+def test_a_batch_without_captions_has_none() -> None:
+    model = tiny_video(**WRITING)
+    assert model.senses == {"video", "ask", "caption"}
+    with torch.no_grad():
+        named = model(collated(model, asked(noise(5), "What moved?"))).named
+    assert not [name for name in named if name.startswith("captions")]
+    assert set(model.probe()) == {
+        f"{video}.{what}"
+        for video in ("moving", "blinking")
+        for what in ("answers", "captions.logits")
+    }
 
 
 def test_a_curriculum_merges_more_and_more_and_ends_where_it_says() -> None:
