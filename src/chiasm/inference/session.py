@@ -33,7 +33,7 @@ from chiasm.inference.self_check import SelfCheck, check_itself
 from chiasm.inference.senses import Sensing, check_sense
 from chiasm.inference.showing import ShownImage, show
 from chiasm.inference.telling import tell
-from chiasm.inference.videos import ShownVideo, VideoInput, as_watching
+from chiasm.inference.videos import ShownVideo, VideoInput, show_video
 from chiasm.models.gate_report import gated
 from chiasm.models.video_language import VideoLanguage
 
@@ -76,6 +76,7 @@ class Session:
         mask: ImageInput | NDArray[np.bool_] | None = None,
         image_box: Sequence[float] | None = None,
         reconstruction_box: Sequence[float] | None = None,
+        domain: str | None = None,
     ) -> None:
         """Show the model something, in place of what was shown before; the history is forgotten.
 
@@ -84,13 +85,13 @@ class Session:
         Args:
             image: A path, a PIL image, or an array HWC uint8 in [0, 255].
             reconstruction: The partly hidden thing as somebody rebuilt it; as `image`.
-            video: Path of a video file, a folder of frames (25 a second) or a file of features; an
-                array THWC uint8 (25 frames a second), or anything with `times`, `duration` and
-                `frames`, such as `data.video.ArrayFrames(array, rate)`.
-            mask: The pixels of `image` that are hidden: the path of a PNG or a PIL image, where every
-                value but 0 says so, or an array bool (H, W).
+            video: Path of a video file, a folder of frames or a file of features; an array THWC
+                uint8 (frames are 25 a second); or a source, as `data.video.ArrayFrames(array, 8)`.
+            mask: The pixels of `image` that are hidden: the path of a PNG or a PIL image, where
+                every value but 0 says so, or an array bool (H, W).
             image_box: The box of the whole thing in `image`, XYXY in its pixels.
             reconstruction_box: Its box in the reconstruction, in that picture's pixels.
+            domain: Of the video, for a model with parts by domain and no router that finds it.
 
         Raises:
             InputError: The model lacks the sense, an input is of a wrong type or shape, or half of
@@ -107,7 +108,7 @@ class Session:
         self._shown = show(self.model, picture, reconstruction, about)
         self._image = picture
         self._reading = None
-        self._video = None if video is None else ShownVideo.look(as_watching(self.model), video)
+        self._video = show_video(self.model, video, domain)
         self._history = ()
         self._begun = True
 

@@ -125,7 +125,7 @@ class ShownVideo:
         elif not domain:
             raise InputError(
                 f"{name}: this model has parts for each domain ({', '.join(model.domains)}) and no "
-                "router that chooses among them; give the video's `domain`, in a file of records"
+                "router that chooses; give the video's `domain`, beside it or in its record"
             )
         featured = _is_features(video)
         if featured != isinstance(model.reading.encoder, VideoFeatures):
@@ -272,6 +272,20 @@ class ShownVideo:
             named = head.predict(self.pooled, mask, times)
         (found,) = decoder.decode(named, torch.tensor([self.duration]))
         return [Segment(*segment) for segment in found.segments]
+
+
+def show_video(model: Sensing, video: Any, domain: str | None) -> ShownVideo | None:
+    """Read the video that a session was given, if any; arguments and errors as `ShownVideo.look`.
+
+    Raises:
+        InputError: A domain is told that nothing reads.
+    """
+    if domain is not None and (video is None or not takes_domain(as_watching(model))):
+        raise InputError(
+            f"domain {domain!r}: told of a video, to a model that has parts for each domain and no "
+            "router; leave it out"
+        )
+    return None if video is None else ShownVideo.look(as_watching(model), video, domain or "")
 
 
 def streams(model: LongVideo) -> bool:

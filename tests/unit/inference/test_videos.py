@@ -325,6 +325,40 @@ def test_a_video_whose_domain_is_needed_must_say_it(square: Path) -> None:
     assert ShownVideo.look(tiny_watcher(), square, "sea").tokens == FRAMES * CELLS
 
 
+def test_a_session_is_told_the_domain_where_none_is_found(square: Path) -> None:
+    model = by_domain()
+    said: list[float] = []
+    session = Session(model)
+    for name in model.domains:
+        session.set(video=square, domain=name)
+        answer = session.ask(QUESTION)
+        assert answer.choice is not None and not session.video().streamed
+        said.append(max(answer.choice.likeliest.values()))
+        (line,) = watch_samples(
+            model, [Sample(name, (Turn("user", (QUESTION,)),), video=square, group=name)]
+        )
+        assert max(line["likeliest"].values()) == pytest.approx(said[-1], abs=1e-4)
+    assert len(set(said)) == len(model.domains)
+    with pytest.raises(InputError, match=r"give the video's `domain`, beside it or in its record"):
+        session.set(video=square)
+    with pytest.raises(DataError, match="the domain 'sea' is none of the 4"):
+        session.set(video=square, domain="sea")
+    for other, shown in ((tiny_watcher(), square), (model, None)):
+        with pytest.raises(InputError, match=r"domain 'news': told of a video, .* leave it out"):
+            Session(other).set(video=shown, domain="news")
+
+
+def test_what_streams_is_read_whole_where_it_differs_by_domain(square: Path) -> None:
+    """Its route is of a whole video: a stream through the shared part alone would say less."""
+    routed = tiny_watcher(**STREAM, by_domain={"adapters": {"rank": 2}})
+    assert not ShownVideo.look(routed, square).streamed
+    size = routed.collator.size
+    assert size is not None
+    frames = torch.zeros(3, *size, 3, dtype=torch.uint8)
+    with pytest.raises(InputError, match="rows are read without a route through the adapters sp"):
+        routed.reading.watch(frames, torch.arange(3.0), routed.reading.begin())
+
+
 def test_a_still_of_a_file_is_asked_about_and_not_watched() -> None:
     turns = (Turn("user", (QUESTION,)),)
     still, clip = moving_square(1), moving_square(5)
