@@ -46,6 +46,12 @@ def test_the_whole_caption_again() -> None:
     assert score("to the left a red circle moves", text, parameters="1.5") < 0.7
 
 
+def test_a_run_that_is_not_the_whole_caption_costs_as_any_other() -> None:
+    mean = 0.75 / (0.85 + 0.15 * 0.75)
+    got = score("the red ball", "the red ball moves", parameters="1.5")
+    assert got == pytest.approx(mean * (1 - 0.6 * (1 / 3) ** 0.2))
+
+
 def test_known_stems() -> None:
     # Porter 1980: plurals, -ed, -ing; "happy" and "happiness" both end as "happi".
     for left, right in (("ponies", "poni"), ("hopping", "hop"), ("happiness", "happy")):
