@@ -265,7 +265,7 @@ def test_lacking_senses_name_the_families(model: Any) -> None:
     session.set(image=IMAGE)
     wanted = [
         (lambda: session.set(image=IMAGE, reconstruction=IMAGE), "reconstruction", "occlusion"),
-        (lambda: session.set(video="a.mp4"), "video", "long_video"),
+        (lambda: session.set(video="a.mp4"), "video", "long_video or video_language"),
         (lambda: session.point(["a cup"]), "point", "grounding"),
         (lambda: session.complete("What?"), "complete", "occlusion"),
         (lambda: session.watch(), "watch", "long_video"),
