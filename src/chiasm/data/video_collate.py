@@ -88,7 +88,7 @@ class VideoCollator:
         Raises:
             DataError: There is no sample, one has no video, or an answer, a segment's label or a
                 domain that is not in its list, or a caption that the model could not write; frames
-                and features are mixed.
+                and features are mixed; what happens is told of a single frame.
             MediaError: A video cannot be read.
             InputError: A video does not fit the rule of sampling.
         """
@@ -106,6 +106,7 @@ class VideoCollator:
             for row, sample in enumerate(samples)
             for text, answer in self.questions(sample)
         ]
+        self._check_lengths(samples, read)
         ids, mask = self._words([text for _, text, _ in questions])
         values = tuple(torch.from_numpy(one.values) for one in read)
         segments = [(row, segment) for row, s in enumerate(samples) for segment in s.segments or ()]
@@ -177,6 +178,18 @@ class VideoCollator:
         clip = video.sample(self.sampling)
         times = looked_at(video, clip.indices)
         return _Read(clip.frames, times, video.duration, clip.indices)
+
+    def _check_lengths(self, samples: Sequence[Sample], read: Sequence[_Read]) -> None:
+        short = [
+            name_of(sample)
+            for sample, one in zip(samples, read, strict=True)
+            if self.actions and sample.segments is not None and len(one.times) < 2
+        ]
+        if short:
+            raise DataError(
+                f"{short[0]}: one frame of its video is looked at, and what happens takes two or "
+                "more; sample more frames, or leave the sample out"
+            )
 
     def _words(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return ids and mask int64 (Q, longest), at least one wide."""

@@ -95,6 +95,12 @@ def test_what_no_list_holds_is_named() -> None:
         collator()([sample(segments=(Segment(0.0, 1.0, "jump"),))])
     with pytest.raises(DataError, match="the domain 'sea' is none of the 1"):
         collator(domains=("sky",))([sample(group="sea")])
+    still = sample(video=np.zeros((1, 10, 14, 3), np.uint8))
+    told = replace(still, segments=(Segment(0.0, 1.0, "turn"),))
+    with pytest.raises(DataError, match=r"file:3 \(id one\): one frame of its video is looked at"):
+        collator()([sample(), told])
+    # Asked about, or by a model that learns no actions, it is a video as any other.
+    assert collator()([still]).videos and collator(actions=())([told]).videos
     with pytest.raises(DataError, match="it has no video"):
         collator()([sample(video=None)])
     with pytest.raises(DataError, match="an empty list"):

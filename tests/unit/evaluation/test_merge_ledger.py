@@ -16,7 +16,7 @@ import torch
 from chiasm.core.config import read_config
 from chiasm.core.errors import InputError
 from chiasm.data.world.motion_worlds import MotionDataset
-from chiasm.evaluation.merge_ledger import MergeLedger, keep_ledger
+from chiasm.evaluation.merge_ledger import LedgerRow, MergeLedger, keep_ledger
 from chiasm.evaluation.merge_ledger_page import render_ledgers, save_ledgers
 from chiasm.evaluation.video_stages import LedgerStage, video_stages
 from chiasm.recipes.objective_choice import ObjectiveChoice
@@ -61,6 +61,15 @@ def test_merging_inside_of_the_encoder_has_a_row_of_its_own() -> None:
     assert found.milliseconds("encode", "merge") <= max(total)
     with pytest.raises(InputError, match=r"no stage 'fuse' in the ledger; it has decode, encode"):
         found.row("fuse")
+
+
+def test_times_are_medians_over_runs_of_stages_together() -> None:
+    first = LedgerRow("first", None, None, (1.0, 2.0, 9.0))
+    second = LedgerRow("second", None, None, (5.0, 1.0, 1.0))
+    found = MergeLedger((first, second))
+    assert (first.median, second.median) == (2.0, 1.0)
+    # 6, 3 and 10: neither the sum of medians nor a mean.
+    assert found.milliseconds("first", "second") == 6.0
 
 
 def test_the_family_long_video_keeps_a_ledger() -> None:
