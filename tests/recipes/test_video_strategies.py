@@ -16,6 +16,7 @@ from chiasm.models.long_video import LongVideo
 from chiasm.recipes.loading import load_recipe, load_run
 from chiasm.recipes.places import shipped_recipes
 from chiasm.recipes.running import prepare, run
+from chiasm.recipes.validation import LOWER_IS_BETTER
 from tests.recipes.small import tiny_strategy
 
 STRATEGIES = (
@@ -141,7 +142,7 @@ def test_captions_are_learned_from_files_and_their_loss_is_measured(tmp_path: Pa
         "training.checkpoint_every=6",
     ]  # fmt: skip
     recipe = load_recipe("video-multi-task", [*small, *changes])
-    assert recipe.metric == "caption_loss"
+    assert recipe.metric == "caption_loss" and recipe.metric in LOWER_IS_BETTER
     output = tmp_path / "run"
     assert run(prepare(recipe, output, tmp_path), output).finished
     lines = [json.loads(one) for one in (output / "metrics.jsonl").read_text("utf-8").splitlines()]
