@@ -38,6 +38,22 @@ def emit(document: Any, *, as_json: bool, render: Callable[[Console], None]) -> 
         TypeError: `document` holds something JSON cannot spell.
     """
     if as_json:
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        typer.echo(spell(document, indent=2))
     else:
         render(results)
+
+
+def spell(document: Any, indent: int | None = None) -> str:
+    """Return a document as JSON in UTF-8; bytes of a file name that are no text as escapes.
+
+    Args:
+        document: As for `emit`.
+        indent: Spaces of each level; None for one line.
+
+    Raises:
+        ValueError: As `emit`.
+        TypeError: As `emit`.
+    """
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
+    # The escape of a lone surrogate is the one of JSON.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

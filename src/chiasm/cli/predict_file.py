@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 from rich.console import Console
 
 from chiasm.cli.asking import asking
-from chiasm.cli.output import console, emit
+from chiasm.cli.output import console, emit, spell
 from chiasm.cli.writing import make_folder, writing
 from chiasm.core.errors import DataError
 
@@ -158,7 +157,7 @@ def write_predictions(path: Path, predictions: Sequence[Mapping[str, Any]]) -> N
 
 def write_line(prediction: Mapping[str, Any]) -> str:
     """Return one prediction as a line of JSON."""
-    return json.dumps(prediction, ensure_ascii=False, allow_nan=False)
+    return spell(prediction)
 
 
 def _question(sample: Sample) -> Sample:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,16 @@ def test_a_still_is_asked_about_and_not_watched(run: Any, tmp_path: Path) -> Non
     assert (output / "timeline.png").is_file()
     alone = run("video", "--video", still)
     assert alone.exit_code == 1 and "one frame of its" in alone.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such name")
+def test_a_name_that_is_no_text_is_spelled(run: Any, square: Path, tmp_path: Path) -> None:
+    odd, output = tmp_path / os.fsdecode(b"\xff.mp4"), tmp_path / "watched"
+    square.rename(odd)
+    done = run("video", "--video", odd, "--output", output, "--json")
+    assert json.loads(done.stdout)["video"] == str(odd)
+    (line,) = read_predictions(output / "predictions.jsonl")
+    assert line["id"] == odd.name
 
 
 def test_a_file_of_videos(run: Any, models: dict[str, Any], square: Path, tmp_path: Path) -> None:

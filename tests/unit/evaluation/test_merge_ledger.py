@@ -72,6 +72,17 @@ def test_times_are_medians_over_runs_of_stages_together() -> None:
     assert found.milliseconds("first", "second") == 6.0
 
 
+def test_a_stage_after_one_without_tokens_takes_none_in() -> None:
+    stages = [
+        LedgerStage("count", lambda x: x, lambda x: x),
+        LedgerStage("say", str),
+        LedgerStage("read", int, lambda x: x),
+    ]
+    found = keep_ledger(stages, 7, memory=False)
+    counts = [(row.tokens_in, row.tokens_out) for row in found.rows]
+    assert counts == [(None, 7), (7, None), (None, 7), (None, 7)]
+
+
 def test_the_family_long_video_keeps_a_ledger() -> None:
     choice = {
         "frames": {"cell": 16, "stem": 5, "channels": [7], "width": 22},
