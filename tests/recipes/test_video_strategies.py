@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from chiasm.cli.main import app
 from chiasm.data.world import write
 from chiasm.models.long_video import LongVideo
+from chiasm.recipes.build import build_model
 from chiasm.recipes.loading import load_recipe, load_run
 from chiasm.recipes.places import shipped_recipes
 from chiasm.recipes.running import prepare, run
@@ -108,6 +109,20 @@ def test_what_is_merged_follows_the_schedule(name: str) -> None:
     assert [setting.ratio for setting in found] == pytest.approx(RATIOS[name])
     assert [(setting.motion, setting.saliency) for setting in found] == WEIGHTS[name]
     assert recipe.video_parts.curriculum == recipe.training.stages[0].steps
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_curriculum_lasts_as_long_however_its_batches_are_cut(accumulation: int) -> None:
+    told = [f"training.accumulation={accumulation}", "video.curriculum=4"]
+    model = build_model(load_recipe("video-curriculum", told), Path())
+    assert isinstance(model, LongVideo)
+    progress, parts = model.reading.progress, []
+    for _ in range(5):
+        for _ in range(accumulation):
+            progress.move(training=True)
+        parts.append(progress.part(training=True))
+    # What the last pass of each batch sees.
+    assert [int(4 * part) / 4 for part in parts] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_a_model_learns_from_videos_and_annotations_on_disk(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def build_model(recipe: Recipe, base: Path, host: Host | None = None) -> Family:
     if recipe.tokenizer is not None:
         return build_tokenizer(recipe.tokenizer, base)
     if recipe.family == "long_video":
-        return build_video(recipe.video_parts, recipe.objective)
+        return build_video(recipe.video_parts, recipe.objective, recipe.training.accumulation)
     if recipe.family == "grounding":
         answering = _eyes_of_a_run(recipe.base_host, base) if host is None else None
         return build_grounding(recipe, answering or _build_answering(recipe, base, host), base)
@@ -210,7 +210,8 @@ def build_objective(choice: ObjectiveChoice) -> WeightedSum:
         terms.append(Cells(tuple(choice.cells)))
         weights |= {f"cells.{name}": weight for name, weight in choice.cells.items()}
     if choice.masks:
-        masks = Masks(tuple(dict.fromkeys(term.split(".")[0] for term in choice.masks)))
+        heads = tuple(dict.fromkeys(term.split(".")[0] for term in choice.masks))
+        masks = Masks(heads, [head for head in heads if f"{head}.balanced" in choice.masks])
         terms.append(masks)
         weights |= {term: choice.masks.get(term, 0.0) for term in masks.terms}
     if choice.mask_quality is not None:

@@ -108,8 +108,9 @@ def _watcher(
 ) -> tuple[LongVideo, dict[str, Any] | None]:
     """Return what watches, without heads, and what it was built on."""
     if choice.path is None:
-        watcher = _headless(build_video(recipe.video_parts, recipe.objective), choice.budget)
-        return watcher, None
+        passes = recipe.training.accumulation
+        built = build_video(recipe.video_parts, recipe.objective, passes)
+        return _headless(built, choice.budget), None
     # Loading a run builds its model.
     from chiasm.recipes.loading import load_run
 

@@ -29,12 +29,15 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Temporal IoU at which actions are scored."""
 
 
-def build_video(choice: VideoChoice, objective: ObjectiveChoice) -> LongVideo:
+def build_video(
+    choice: VideoChoice, objective: ObjectiveChoice, accumulation: int = 1
+) -> LongVideo:
     """Build a model of long videos.
 
     Args:
         choice: Its parts.
         objective: Its `cells` say which dense labels there are.
+        accumulation: Forward passes of a batch of training, which a curriculum counts.
     """
     vocabulary = Vocabulary(choice.words)
     captions = build_captions(choice)
@@ -47,7 +50,7 @@ def build_video(choice: VideoChoice, objective: ObjectiveChoice) -> LongVideo:
         clip=choice.clip,
         at_once=choice.at_once,
         memory=choice.memory,
-        progress=Progress(choice.curriculum, choice.cycle),
+        progress=Progress(choice.curriculum and choice.curriculum * accumulation, choice.cycle),
     )
     collator = VideoCollator(
         vocabulary,
