@@ -1,5 +1,6 @@
 """`chiasm evaluate`: scores a model's answers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,9 @@ from chiasm.cli.output import Json
 from chiasm.cli.writing import check_report, tell_report
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from chiasm.core.samples import Sample
     from chiasm.evaluation.report import EvaluationReport, GroupResult
 
 MASKS, THOUGHTS, COMPLETION, VIDEO = "grounding", "chain_of_thought", "completion", "video"
@@ -96,10 +100,7 @@ def evaluate(
     _check_usage(suite, train_data, split, keep_history, seed, (chain_of_thought, *judge))
     _check_names(suite, output)
     from chiasm.data.dataset import load_dataset
-    from chiasm.evaluation.bootstrap import Bootstrap
     from chiasm.evaluation.processes import join_processes
-    from chiasm.evaluation.questions import split_questions
-    from chiasm.evaluation.runner import evaluate as run_evaluation
 
     state = join_processes()
     if suite == THOUGHTS:
@@ -127,6 +128,29 @@ def evaluate(
     if suite == VIDEO:
         evaluate_video_of(run, samples, training, seed=seed, **how)
         return
+    how |= {"keep_history": keep_history, "batch_size": batch_size, "seed": seed}
+    _evaluate_answers_of(run, samples, training, suite, **how)
+
+
+def _evaluate_answers_of(
+    run: str,
+    samples: Sequence["Sample"],
+    training: Sequence["Sample"] | None,
+    suite: str,
+    *,
+    keep_history: bool,
+    batch_size: int,
+    seed: int,
+    state: "PartialState",
+    data: str,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Score a run's answers, and write and show the report; arguments as for `evaluate`."""
+    from chiasm.evaluation.bootstrap import Bootstrap
+    from chiasm.evaluation.questions import split_questions
+    from chiasm.evaluation.runner import evaluate as run_evaluation
+
     model = load_any_answerer(run)
     with asking(len(split_questions(samples, keep_history=keep_history))) as tell:
         report = run_evaluation(
@@ -137,7 +161,7 @@ def evaluate(
             train_samples=training,
             keep_history=keep_history,
             bootstrap=Bootstrap(seed=seed),
-            data=str(data),
+            data=data,
             progress=lambda count: tell("answering", count),
         )
     if not state.is_main_process:
@@ -147,7 +171,7 @@ def evaluate(
         report.save,
         lambda target: _show(report, target),
         output=output,
-        as_json=json,
+        as_json=as_json,
     )
 
 

@@ -73,11 +73,7 @@ def evaluate_video_of(
             "--suite answers or --suite captions"
         )
     model = as_watching(loaded)
-    lacking = [sample.origin or sample.identifier for sample in samples if sample.video is None]
-    if lacking or not samples:
-        raise DataError(
-            f"{data}: {len(lacking)} of {len(samples)} sample(s) without video", lacking
-        )
+    _check_videos(samples, data)
     with asking(len(samples), "samples") as tell:
         lines = watch_samples(model, samples, lambda count: tell("watching", count))
     scores = score_videos(
@@ -110,6 +106,14 @@ def evaluate_video_of(
         output=output,
         as_json=as_json,
     )
+
+
+def _check_videos(samples: Sequence[Sample], data: str) -> None:
+    lacking = [sample.origin or sample.identifier for sample in samples if sample.video is None]
+    if lacking or not samples:
+        raise DataError(
+            f"{data}: {len(lacking)} of {len(samples)} sample(s) without video", lacking
+        )
 
 
 def _settings(run: str, model: LongVideo) -> dict[str, Any]:

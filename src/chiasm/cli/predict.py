@@ -185,9 +185,7 @@ def predict(
     from chiasm.inference.responding import Generation, seeded
 
     model = load_on(run, device)
-    # Greedy answers are compared with the settings' defaults where nothing can be sampled.
-    sampled = seed if temperature > 0 else None
-    generation = Generation(max_new_tokens, temperature, top_p, seed=sampled)
+    generation = Generation(max_new_tokens, temperature, top_p, seed=seed if temperature else None)
     pairs = PairWants(complete, self_check, drawing_temperature, top_k, guidance, seed)
     with seeded(seed):
         if benchmark:
