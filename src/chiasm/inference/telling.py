@@ -75,7 +75,8 @@ def tell_samples(
                 "model only answers; give a question"
             )
         if shown is None or not same_video(video, sample.video):
-            shown, video = ShownVideo.look(model.watcher, sample.video), sample.video
+            shown = ShownVideo.look(model.watcher, sample.video, sample.group)
+            video = sample.video
         system = tuple(turn for turn in sample.turns if turn.role == "system")
         for number, turn in enumerate(asked):
             name = sample.identifier if len(asked) == 1 else f"{sample.identifier}#{number}"

@@ -1,5 +1,6 @@
 """A session with a host that watches: the video is read once, each answer is the model's own."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from chiasm import Session
 from chiasm.core.errors import DataError, InputError
+from chiasm.core.samples import Turn
 from chiasm.inference.responding import Generation
 from chiasm.inference.telling import tell_samples
 from tests.tiny_tellers import BUDGET, tiny_teller, told
@@ -82,3 +84,29 @@ def test_every_question_of_a_file_is_answered_by_itself(model: Any) -> None:
     silent = told(video, name="silent")
     with pytest.raises(InputError, match="silent: nothing is asked about the video"):
         tell_samples(model, [silent], Generation(NEW))
+
+
+def test_a_video_is_watched_through_the_domain_that_it_names() -> None:
+    model = tiny_teller(by_domain={"adapters": {"rank": 2}, "router": None})
+    sample = told(noise(5), "What?")
+    (line,) = tell_samples(model, [replace(sample, group="news")], Generation(NEW))
+    assert line["text"] == whole(model, sample.video, "What?")
+    with pytest.raises(InputError, match="this model has parts for each domain"):
+        tell_samples(model, [sample], Generation(NEW))
+
+
+def test_a_conversation_with_a_video_part_is_answered(model: Any) -> None:
+    video = noise(5)
+    shown = {"type": "video", "video": video}
+    asked = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [shown, {"type": "text", "text": "What?"}]},
+    ]
+    talk = told(video, "What?")
+    talk = replace(talk, turns=(Turn("system", ("Be brief.",)), *talk.turns))
+    batch = model.collator.collate([talk], generation=True)
+    assert model.chat(asked, max_new_tokens=NEW) == model.generate(batch, max_new_tokens=NEW)[0]
+    with pytest.raises(DataError, match=r"0 video\(s\) in the messages \[\]; put one part"):
+        model.chat([{"role": "user", "content": "What?"}])
+    with pytest.raises(DataError, match=r"2 video\(s\) in the messages \[0, 0\]"):
+        model.chat([{"role": "user", "content": [shown, shown, {"type": "text", "text": "?"}]}])
