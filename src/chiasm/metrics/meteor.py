@@ -33,8 +33,8 @@ class MeteorParameters:
         beta: Exponent of the penalty.
         gamma: Largest penalty: gamma (chunks / matches)^beta.
         stem: What a match by stem counts; an exact one counts 1.
-        whole: Whether a caption that equals its reference has no penalty, as in the program of
-            version 1.5, where one chunk of m words would cost gamma m^-beta.
+        whole: Whether a caption all of whose words meet all of its reference in one chunk has no
+            penalty, as in the program of version 1.5, where it would cost gamma m^-beta.
     """
 
     alpha: float
@@ -95,7 +95,8 @@ def _score(words: Sequence[str], reference: Sequence[str], parameters: MeteorPar
     weight = alignment.exact + parameters.stem * (alignment.matches - alignment.exact)
     precision, recall = weight / len(words), weight / len(reference)
     mean = precision * recall / (parameters.alpha * precision + (1 - parameters.alpha) * recall)
-    if parameters.whole and alignment.chunks == 1 and words == reference:
+    every = alignment.matches == len(words) == len(reference)
+    if parameters.whole and alignment.chunks == 1 and every:
         return mean
     scattered = alignment.chunks / alignment.matches
     return mean * (1 - parameters.gamma * scattered**parameters.beta)

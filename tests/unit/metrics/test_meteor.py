@@ -46,6 +46,12 @@ def test_the_whole_caption_again() -> None:
     assert score("to the left a red circle moves", text, parameters="1.5") < 0.7
 
 
+def test_a_whole_caption_by_stems_costs_its_stems_alone() -> None:
+    # As in the program of version 1.5, which asks whether all words of both sides meet.
+    assert score("dogs run", "dog runs", parameters="1.5") == pytest.approx(0.6)
+    assert score("a dog runs", "a dog running", parameters="1.5") == pytest.approx(2.6 / 3)
+
+
 def test_a_run_that_is_not_the_whole_caption_costs_as_any_other() -> None:
     mean = 0.75 / (0.85 + 0.15 * 0.75)
     got = score("the red ball", "the red ball moves", parameters="1.5")
