@@ -33,6 +33,7 @@ from chiasm.heads.mask_refiner import MaskRefinerConfig
 from chiasm.heads.sam import SamConfig
 from chiasm.language.adapters import LoraAdapterConfig
 from chiasm.language.scratch import ScratchHostConfig
+from chiasm.language.video_projector import VideoProjectorConfig
 from chiasm.layers.domains import DomainsConfig
 from chiasm.layers.experts import ExpertsConfig
 from chiasm.layers.low_rank import LowRankConfig
@@ -44,6 +45,7 @@ from chiasm.models.tokenizer import TokenizerConfig
 from chiasm.objectives.gate import DiversityConfig
 from chiasm.recipes import data_choice, schema, training_choice
 from chiasm.recipes.video_choice import VideoChoice
+from chiasm.recipes.video_language_choice import VideoLanguageChoice
 from chiasm.training.settings import StageSettings, TrainingSettings
 
 PAGE = Path(__file__).parent / "reference" / "recipe.md"
@@ -72,6 +74,8 @@ SECTIONS: tuple[tuple[str, type[Config]], ...] = (
     ("video.by_domain.adapters", LowRankConfig),
     ("video.by_domain.experts", ExpertsConfig),
     ("video.by_domain.router", RouterConfig),
+    ("video_language", VideoLanguageChoice),
+    ("video_language.projector", VideoProjectorConfig),
     ("data", schema.DataChoice),
     ("data.train, data.validation: a source", data_choice.Source),
     ("data.train.grounding, data.validation.grounding", GroundingOptions),

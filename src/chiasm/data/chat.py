@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,41 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> Sample:
         for source in sample.images
     )
     return Sample(identifier="conversation", turns=sample.turns, images=images)
+
+
+def read_video_messages(messages: Sequence[Mapping[str, Any]]) -> Sample:
+    """Read one conversation about a video.
+
+    Args:
+        messages: As for `read_messages`; the first of the user also has one part
+            `{"type": "video", "video": ...}`, a path or an array uint8 (frames, height, width, 3).
+
+    Raises:
+        DataError: The conversation is malformed, or has not exactly one video, in its first message
+            of the user.
+    """
+    videos: list[tuple[int, Any]] = []
+    rest: list[Any] = []
+    for place, message in enumerate(messages):
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if isinstance(content, list | tuple):
+            shown = [part for part in content if _is_video(part)]
+            videos += [(place, part.get("video")) for part in shown]
+            message = {**message, "content": [part for part in content if not _is_video(part)]}
+        rest.append(message)
+    sample = read_messages(rest)
+    first = next(place for place, turn in enumerate(sample.turns) if turn.role == "user")
+    places = [place for place, _ in videos]
+    if places != [first]:
+        raise DataError(
+            f"{len(videos)} video(s) in the messages {places}; put one part {{'type': 'video', "
+            f"'video': PATH}} into the first message of the user, {first}"
+        )
+    return replace(sample, video=videos[0][1])
+
+
+def _is_video(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "video"
 
 
 def _plain(message: Any, held: dict[bytes, ImageSource]) -> Any:

@@ -25,20 +25,21 @@ from chiasm.language.hosts.protocol import Extras
 from chiasm.language.splice import Spliced
 
 
-def _nothing(counts: Sequence[int], width: int) -> Extras:
+def _nothing(counts: Sequence[int], features: Tensor) -> Extras:
     return {}
 
 
-def _no_deep_features(counts: Sequence[int], width: int) -> Extras:
+def _no_deep_features(counts: Sequence[int], features: Tensor) -> Extras:
     return {"deepstack": ()}
 
 
-def _one_tile(counts: Sequence[int], width: int) -> Extras:
-    empty = tuple(torch.zeros(0, width) for _ in counts)
-    return {"thumbnail": (empty,), "order": (tuple(map(torch.arange, counts)),)}
+def _one_tile(counts: Sequence[int], features: Tensor) -> Extras:
+    empty = tuple(features[0, :0] for _ in counts)
+    order = tuple(torch.arange(count, device=features.device) for count in counts)
+    return {"thumbnail": (empty,), "order": (order,)}
 
 
-VIDEO_EXTRAS: dict[str, Callable[[Sequence[int], int], Extras]] = {
+VIDEO_EXTRAS: dict[str, Callable[[Sequence[int], Tensor], Extras]] = {
     "deepseek_vl": _nothing,
     "internvl": _one_tile,
     "janus": _nothing,
@@ -122,7 +123,7 @@ def write_video(host: Host, batch: Batch, states: VisualTokens, features: Tensor
         sizes=states.mask.long(),
         sources=torch.where(states.mask, places, -1),
     )
-    spliced = host.splice(fitted, tokens, extras(counts, host.width))
+    spliced = host.splice(fitted, tokens, extras(counts, tokens.features))
     if spliced.position_ids.dim() == 2:
         return spliced
     return replace(spliced, position_ids=_positions(spliced, states, _ticks(host)))

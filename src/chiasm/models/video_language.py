@@ -14,6 +14,7 @@ from chiasm.core.errors import ConfigError, InputError
 from chiasm.core.outputs import Outputs
 from chiasm.core.samples import Sample, Turn
 from chiasm.core.tokens import VisualTokens
+from chiasm.data.chat import read_video_messages
 from chiasm.data.video_prompts import VideoPromptCollator
 from chiasm.language.host import Host
 from chiasm.language.splice import Spliced
@@ -143,6 +144,16 @@ class VideoLanguage(nn.Module):
             spliced = self.splice(batch, self.see(batch))
             rows = self.host.generate(spliced, **{"max_new_tokens": 128, **generation})
         return [self.host.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **generation: Any) -> str:
+        """Answer a conversation whose first message of the user has a video; as for `generate`.
+
+        Raises:
+            DataError: The messages are malformed, have no video, or it cannot be read.
+        """
+        sample = read_video_messages(messages)
+        batch = self.collator.collate([sample], generation=True).to(self.host.device)
+        return self.generate(batch, **generation)[0]
 
     def probe(self) -> Mapping[str, Tensor]:
         """Return the scores of the last supervised token of two fixed videos, float32 (V,) each."""

@@ -31,7 +31,7 @@ from chiasm.inference.responding import (
     splice,
 )
 from chiasm.inference.senses import Sensing, check_sense
-from chiasm.inference.videos import as_watching
+from chiasm.models.long_video import LongVideo
 from chiasm.serving.completions import StopCutter, Ticket, event, usage
 from chiasm.serving.faults import SERVER, RequestFaultError
 from chiasm.serving.limits import Limits
@@ -182,13 +182,13 @@ class Server:
     def _prepare(self, request: ChatRequest) -> Prepared:
         """Decode, collate and look: all that can go wrong before the first word."""
         if "video" in self.model.senses:
-            watcher = as_watching(self.model)
-            write, length = look_at_video(watcher, request, self.limits)
+            write, length = look_at_video(self.model, request, self.limits)
+        else:
+            write, length = self._look(read_conversation(request, self.limits))
+        if isinstance(self.model, LongVideo):
             one = Generation(1, request.temperature, request.top_p, request.stop)
             return Prepared(request, write, length, one)
-        sample = read_conversation(request, self.limits)
         host = self.model.host
-        write, length = self._look(sample)
         most = int(host.model.config.get_text_config().max_position_embeddings)
         room = most - length
         wanted = request.new_tokens or min(self.limits.default_new_tokens, max(room, 1))

@@ -11,12 +11,15 @@ from functools import partial
 from pathlib import Path
 
 from chiasm.core.errors import ChiasmError
+from chiasm.core.samples import Sample, Turn
 from chiasm.data.video import open_video
 from chiasm.data.video_sampling import RateSampling, Sampling
 from chiasm.inference.answers import Answer
 from chiasm.inference.responding import Generation
-from chiasm.inference.videos import ShownVideo
-from chiasm.models.long_video import LongVideo
+from chiasm.inference.senses import Sensing
+from chiasm.inference.telling import tell
+from chiasm.inference.videos import ShownVideo, as_watching
+from chiasm.models.video_language import VideoLanguage
 from chiasm.serving.faults import RequestFaultError
 from chiasm.serving.limits import Limits
 from chiasm.serving.messages import ChatRequest, TextPart, VideoPart, shorten
@@ -28,7 +31,7 @@ a playlist for a video, and open whatever it names."""
 Write = Callable[[Generation, Callable[[str], None]], list[Answer]]
 
 
-def look_at_video(model: LongVideo, request: ChatRequest, limits: Limits) -> tuple[Write, int]:
+def look_at_video(model: Sensing, request: ChatRequest, limits: Limits) -> tuple[Write, int]:
     """Watch the video of a request.
 
     Args:
@@ -37,7 +40,8 @@ def look_at_video(model: LongVideo, request: ChatRequest, limits: Limits) -> tup
         limits: Bounds.
 
     Returns:
-        What answers the question, and how many tokens the model keeps of the video.
+        What answers the question, and how many tokens the model reads: those it keeps of the
+        video, and the prompt around them where a host answers.
 
     Raises:
         RequestFaultError: The request has another form, or the video cannot be read or is too long.
@@ -48,13 +52,33 @@ def look_at_video(model: LongVideo, request: ChatRequest, limits: Limits) -> tup
         path = Path(folder) / f"video{suffix}"
         path.write_bytes(content)
         try:
-            _check_length(path, limits, model.collator.sampling)
-            shown = ShownVideo.look(model, path)
+            watcher = as_watching(model)
+            _check_length(path, limits, watcher.collator.sampling)
+            shown = ShownVideo.look(watcher, path)
         except ChiasmError as error:
             # Where the server put the file is nobody's business.
             reason = str(error).replace(str(path), "the video")
             raise _invalid(reason) from None
+    if isinstance(model, VideoLanguage):
+        return _prompt(model, shown, question)
     return partial(_write, shown, question), int(shown.memory.mask.sum())
+
+
+def _prompt(model: VideoLanguage, shown: ShownVideo, question: str) -> tuple[Write, int]:
+    """Return what a host answers, and the tokens of its prompt."""
+    turns = (Turn("user", (question,)),)
+    if not question.strip():
+        raise RequestFaultError(
+            "the message has a video and no text; ask something about it",
+            "invalid_messages",
+            param="messages",
+        )
+    length = model.collator.write([Sample("question", turns, video=shown.name)], generation=True)
+
+    def write(generation: Generation, follow: Callable[[str], None]) -> list[Answer]:
+        return [tell(model, shown, turns, generation, follow)]
+
+    return write, length.input_ids.shape[1]
 
 
 def _write(

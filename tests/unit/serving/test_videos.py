@@ -14,6 +14,7 @@ from chiasm.inference.session import Session
 from chiasm.serving.app import build_app
 from chiasm.serving.limits import Limits
 from tests.tiny import picture
+from tests.tiny_tellers import tiny_teller
 from tests.tiny_watchers import FRAMES, RATE, moving_square, tiny_watcher, write_square
 from tests.unit.inference.duals import build_dual
 from tests.unit.serving.test_app import events, get, post, text_of
@@ -143,3 +144,18 @@ def test_few_frames_that_last_long_are_refused(tmp_path: Path) -> None:
     model = tiny_watcher(sampling={"kind": "rate", "rate": 4})
     code, message = refused(build_app(model, "tiny", limits=LIMITS), question(path.read_bytes()))
     assert code == "invalid_video" and "at most 23 are allowed" in message
+
+
+def test_a_host_answers_in_its_own_words(square: Path) -> None:
+    teller = tiny_teller()
+    session = Session(teller)
+    session.set(video=square)
+    answer = session.ask(QUESTION, max_new_tokens=5)
+    app = build_app(teller, "tiny", limits=LIMITS)
+    response = post(app, question(square.read_bytes(), max_tokens=5))
+    assert response.status_code == 200, response.text
+    document = response.json()
+    assert document["choices"][0]["message"]["content"] == answer.text
+    assert document["usage"]["prompt_tokens"] == answer.prompt_tokens
+    silent = post(app, asked([video_part(square.read_bytes())]))
+    assert silent.status_code == 400 and "no text; ask something" in silent.text
