@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -209,5 +209,7 @@ def _segment(segment: Any, where: str) -> tuple[float, float]:
 
 
 def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    plain = value.item() if isinstance(value, np.generic) else value
+    number = isinstance(plain, int | float) and not isinstance(plain, bool)
+    # There is no largest whole number, and a largest float.
+    return number and abs(plain) <= sys.float_info.max

@@ -192,6 +192,7 @@ def test_every_fault_is_told_at_once(folder: Path) -> None:
         (record(actions=[{"start": 2, "end": 1, "label": "x"}]), "a segment ends after it starts"),
         (record(actions=[{"start": -1, "end": 1, "label": "x"}]), "actions[0].start: -1; seconds"),
         (record(actions=[{"start": 1, "end": "2", "label": "x"}]), "actions[0].end: '2'"),
+        (record(actions=[{"start": 1, "end": 10**400, "label": "x"}]), "actions[0].end: 1000"),
         (record(actions=[{"start": 1, "end": 2}]), "give label or category"),
         (
             record(actions=[{"start": 1, "start_time": 1, "end": 2, "label": "x"}]),

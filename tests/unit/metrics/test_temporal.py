@@ -88,8 +88,8 @@ def test_faults_name_video_and_item():
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"score": score} for score in (math.nan, "high", None, True)),
-        *({"segment": segment} for segment in (None, "ab", ["0", "1"], [0, None])),
+        *({"score": score} for score in (math.nan, "high", None, True, 10**400)),
+        *({"segment": segment} for segment in (None, "ab", ["0", "1"], [0, None], [0, 10**400])),
     ],
 )
 def test_what_is_no_number_is_named(wrong):

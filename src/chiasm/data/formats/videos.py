@@ -22,7 +22,7 @@ each is two turns of one conversation. Actions fill `Sample.segments`, and are t
 
 from __future__ import annotations
 
-import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -218,7 +218,8 @@ def _segment(entry: Mapping[str, Any], place: str, reader: RecordReader) -> Segm
 
 def _is_time(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
+    # There is no largest whole number in JSON, and a largest float.
+    return number and 0 <= value <= sys.float_info.max
 
 
 def _read_questions(reader: RecordReader) -> None:
