@@ -61,7 +61,7 @@ class Videos:
     sizes: Tensor
     captions: list[str]
 
-    def rows(self, places: Tensor) -> dict[str, Tensor]:
+    def rows(self, places: Tensor) -> dict[str, Any]:
         """Return what the head is shown of some videos."""
         sizes = self.sizes[places].long()
         return {"states": self.states[places].float(), "mask": sizes > 0, "sizes": sizes}
