@@ -10,12 +10,16 @@ import torch
 
 import chiasm
 from chiasm.core.errors import CheckpointError, ConfigError
+from chiasm.heads.colour_reading import ColourReading
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.grounding import Grounding
 from chiasm.models.segmenter import Segmenter
 from chiasm.recipes.build import build_model, run_with_eyes, stage_parts
 from chiasm.recipes.host_choice import HostChoice
 from chiasm.recipes.loading import load_recipe, load_run
+from chiasm.recipes.measuring import assume_tokens
+from chiasm.recipes.outline import outline_recipe
+from chiasm.recipes.plan import list_parts, plan_stages
 from chiasm.recipes.running import prepare, run
 from tests.recipes.small import tiny_overrides, tiny_pointing
 from tests.tiny import picture
@@ -82,6 +86,28 @@ def test_parts_that_train_where_a_recipe_says_nothing(home: Path, tmp_path: Path
     assert set(stage_parts(recipe, recipe.training.stages[0], names)) == TRAINED
     named = recipe.training.stages[0].model_copy(update={"train": ("mask_head",)})
     assert stage_parts(recipe, named, names) == ("mask_head",)
+
+
+def test_a_head_that_reads_colours_from_a_recipe_to_a_run(home: Path, tmp_path: Path) -> None:
+    overrides = [
+        *tiny_pointing(home, tmp_path),
+        "grounding={reads: colours}",
+        "objective.masks={coarse.balanced: 1.0}",
+        "training.stages.0.learning_rates={}",
+    ]
+    recipe = load_recipe("tiny-grounding", overrides)
+    outline = outline_recipe(recipe, Path.cwd())
+    planned = {part.name: part.parameters for part in list_parts(recipe, outline)}
+    (stage,) = plan_stages(recipe, outline, assume_tokens(outline))
+    assert set(stage.trains) == {"mask_head"} and stage.activations > 0
+    run(prepare(recipe, tmp_path / "run", Path.cwd()), tmp_path / "run")
+    model = load_run(tmp_path / "run")
+    assert isinstance(model, Grounding) and isinstance(model.masks.mask_head, ColourReading)
+    weights = list(model.masks.mask_head.parameters())
+    assert sum(p.numel() for p in weights) == planned["mask_head"] == 26 * (1 + model.host.width)
+    assert all(weight.any() for weight in weights)  # They started at zero.
+    ((mask, _),) = model.point(picture(43, 61, 3), ["the red cup"])
+    assert mask.shape == (43, 61)
 
 
 @pytest.fixture(scope="module")

@@ -131,20 +131,31 @@ class PanopticMask:
             DataError: The file is no RGB PNG, or holds no pixel of one of the ids.
             MediaError: The file is missing, truncated or no image.
         """
-        values, _ = _labels(self.path)
-        if values.ndim != 3:
-            raise DataError(
-                f"{self.path}: a PNG of one channel; a panoptic PNG is RGB, with the id of a "
-                "segment as R + 256 G + 65536 B"
-            )
-        segments = values @ np.array([1, 256, 65536], np.int32)
-        if lacking := sorted(set(self.ids) - set(np.unique(segments).tolist())):
-            found = shown([value for value in np.unique(segments).tolist() if value])
+        segments, there = _read_segments(self.path, _stamp(self.path))
+        if lacking := sorted(set(self.ids) - there):
+            found = shown([value for value in sorted(there) if value])
             raise DataError(
                 f"{self.path}: no pixel of segment {', '.join(map(str, lacking))}; it has the "
                 f"segments {found}. The file and its JSON do not belong together, or one is older"
             )
-        return np.isin(segments, self.ids)
+        mask = np.zeros(segments.shape, np.bool_)
+        for identifier in self.ids:
+            mask |= segments == identifier
+        return mask
+
+
+@lru_cache(maxsize=FILES_KEPT)
+def _read_segments(path: Path, stamp: int) -> tuple[NDArray[np.int32], frozenset[int]]:
+    """Return the segment of each pixel, int32 (H, W), and which there are; as `_read_labels`."""
+    values, _ = _labels(path)
+    if values.ndim != 3:
+        raise DataError(
+            f"{path}: a PNG of one channel; a panoptic PNG is RGB, with the id of a "
+            "segment as R + 256 G + 65536 B"
+        )
+    segments = values @ np.array([1, 256, 65536], np.int32)
+    segments.setflags(write=False)
+    return segments, frozenset(np.unique(segments).tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,11 +321,15 @@ def _check_pixels(where: str, size: Any) -> None:
 
 def _labels(path: Path) -> tuple[NDArray[np.int32], str]:
     """Return the values of a PNG, int32 (H, W) or (H, W, 3), read-only, and its mode."""
+    return _read_labels(path, _stamp(path))
+
+
+def _stamp(path: Path) -> int:
+    """Return when a file was written; 0 where that cannot be told, as its reader then says why."""
     try:
-        stamp = path.stat().st_mtime_ns
+        return path.stat().st_mtime_ns
     except (OSError, ValueError):
-        stamp = 0  # the reader says what is wrong
-    return _read_labels(path, stamp)
+        return 0
 
 
 @lru_cache(maxsize=FILES_KEPT)

@@ -81,9 +81,11 @@ class ModelGrounder:
         return Grounded(
             masks=masks,
             truths=phrases.masks,
-            geometries=tuple(batch.geometries[image] for image in phrases.images.tolist()),
+            geometries=tuple(
+                model.masks.cells(batch.geometries[image]) for image in phrases.images.tolist()
+            ),
             refine=functools.partial(self._refine, batch) if REFINED in masks else None,
-            least=model.masks.mask_head.least,
+            least=model.masks.least,
         )
 
     def describe(self) -> dict[str, Any]:

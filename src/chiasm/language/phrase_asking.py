@@ -61,4 +61,6 @@ def ask_phrases(
         host.adapter.most_grids,
     )
     states = phrase_states(asked.rows.hidden, groups, places) if hidden else []
-    return PhraseReading(maps, states)
+    embeddings = host.model.get_input_embeddings()
+    words = [embeddings(ids[places].to(host.device)) for ids, places in said]
+    return PhraseReading(maps, states, words)

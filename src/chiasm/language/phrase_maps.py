@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -47,10 +47,13 @@ class PhraseReading:
         maps: For each phrase float (C, rows, columns) in [0, 1]; see `phrase_maps`.
         states: For each phrase float (layers, its tokens, width), hidden states of its tokens;
             empty unless asked for.
+        words: For each phrase float (its tokens, width), the host's embeddings of its tokens; empty
+            unless asked for.
     """
 
     maps: list[Tensor]
     states: list[Tensor]
+    words: list[Tensor] = field(default_factory=list)
 
 
 def read_phrases(
@@ -101,7 +104,7 @@ def read_phrases(
         host.adapter.most_grids,
     )
     states = phrase_states(rows.hidden, asked.groups, asked.places) if hidden else []
-    return PhraseReading(maps, states)
+    return PhraseReading(maps, states, phrase_words(host, batch))
 
 
 def image_grids(
@@ -212,6 +215,24 @@ def phrase_maps(
         again = [laid[0]] * (most_grids - len(laid))
         maps.append(torch.cat([laid[0], *carried, *again]))
     return maps
+
+
+def phrase_words(host: Host, batch: Batch) -> list[Tensor]:
+    """Return the host's embeddings of each phrase's tokens, before it reads anything.
+
+    Returns:
+        For each phrase float (its tokens, width).
+
+    Raises:
+        InputError: The batch has no phrase.
+    """
+    phrases = batch.phrases
+    if phrases is None:
+        raise InputError("the batch has no phrase to point at; give samples with `phrases`")
+    phrase, position = phrases.tokens.unbind(1)
+    embeddings = host.model.get_input_embeddings()
+    embedded = embeddings(batch.input_ids[phrases.rows[phrase], position])
+    return [embedded[phrase == index] for index in range(len(phrases))]
 
 
 def phrase_states(hidden: Sequence[Tensor], groups: Tensor, places: Tensor) -> list[Tensor]:

@@ -17,9 +17,10 @@ from chiasm.data.collate import Collator
 from chiasm.data.world.worlds import POINTING_REQUEST
 from chiasm.language.attention_rows import Merge
 from chiasm.language.host import Host
-from chiasm.language.phrase_maps import PhraseReading, read_phrases
+from chiasm.language.phrase_maps import PhraseReading
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.phrase_masks import PhraseMasks
+from chiasm.models.phrase_reading import read_batch
 from chiasm.models.pointing import Found, Reading, decide, point_at, point_in_text, read_picture
 from chiasm.models.probes import build_phrase_probe_samples, probing
 
@@ -111,23 +112,15 @@ class Grounding(nn.Module):
             InputError: The batch has no phrase.
         """
         images = _phrases(batch).images
-        embeddings = self.masks.embed(batch)
-        return self.masks.predict(self.read(batch), images, batch.geometries, embeddings)
+        embeddings, pictures = self.masks.embed(batch), self.masks.pictures(batch)
+        read = self.read(batch)
+        return self.masks.predict(read, images, batch.geometries, embeddings, pictures)
 
     def read(self, batch: Batch) -> PhraseReading:
         """See and read; without gradient, where nothing in the base trains."""
         trains = any(parameter.requires_grad for parameter in self.base.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
-            fused, extras = self.base.see(batch)
-            return read_phrases(
-                self.host,
-                batch,
-                self.host.splice(batch, fused.tokens, extras, fused.tokens_per_cell),
-                fused.tokens_per_cell,
-                tokens=fused.tokens,
-                merge=self.merge,
-                hidden=self.masks.wants_states,
-            )
+            return read_batch(self, batch)
 
     def refine(self, batch: Batch, coarse: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Pass given coarse logits, one float (h, w) a phrase of the batch, through the refiner."""

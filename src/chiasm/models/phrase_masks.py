@@ -1,4 +1,4 @@
-"""The heads that turn what a host attends to into masks, coarse first and then refined."""
+"""The heads that turn what a host reads into masks, coarse first and then refined."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from chiasm.core.grid import ImageGeometry
 from chiasm.core.outputs import Outputs
 from chiasm.core.protocols import EncoderTransform
 from chiasm.encoders.fingerprint import fingerprint
+from chiasm.heads.colour_reading import ColourReading
 from chiasm.heads.mask_refiner import MaskRefiner
 from chiasm.heads.mask_unet import MaskUNet
 from chiasm.heads.masks import masks_on_images
@@ -23,12 +24,16 @@ from chiasm.language.phrase_maps import PhraseReading
 REFINER = "refiner"
 """Name of the refiner's images in `Batch.encoder_images`."""
 
+COLOURS = "colours"
+"""Name there of what a head reads that looks at colours."""
+
 
 class PhraseMasks(nn.Module):
-    """Coarse masks from maps, and refined ones from pixels.
+    """Coarse masks from maps or from colours, and refined ones from pixels.
 
     Args:
-        mask_head: Reads the maps: layers times heads of the host, times its grids.
+        mask_head: Reads the maps (layers times heads of the host, times its grids), or the colours
+            of the picture and the phrase's words.
         refiner: Sharpens masks, if there is one.
         text_layers: Makes prompts of phrase tokens; needed exactly when the refiner uses text.
 
@@ -39,7 +44,7 @@ class PhraseMasks(nn.Module):
     def __init__(
         self,
         *,
-        mask_head: MaskUNet,
+        mask_head: MaskUNet | ColourReading,
         refiner: MaskRefiner | None = None,
         text_layers: TextLayers | None = None,
     ) -> None:
@@ -84,13 +89,39 @@ class PhraseMasks(nn.Module):
 
     @property
     def transforms(self) -> dict[str, EncoderTransform]:
-        """What prepares images for the refiner, for a collator."""
-        return {} if self.refiner is None else {REFINER: self.refiner.transform}
+        """What prepares images for the refiner and for a head that reads colours."""
+        found: dict[str, EncoderTransform] = {}
+        if self.refiner is not None:
+            found[REFINER] = self.refiner.transform
+        if isinstance(self.mask_head, ColourReading):
+            found[COLOURS] = self.mask_head.transform
+        return found
 
     @property
     def wants_states(self) -> bool:
         """Whether hidden states of phrase tokens are read."""
         return self.text_layers is not None
+
+    @property
+    def wants_maps(self) -> bool:
+        """Whether maps of attention are read."""
+        return isinstance(self.mask_head, MaskUNet)
+
+    def cells(self, geometry: ImageGeometry) -> ImageGeometry:
+        """Return the cells that coarse masks are seen through: the host's, or the head's own."""
+        if isinstance(self.mask_head, MaskUNet):
+            return geometry
+        return self.mask_head.geometry((geometry.original_height, geometry.original_width))
+
+    @property
+    def least(self) -> int:
+        """Places that smaller grids are enlarged to, along the longer side."""
+        head = self.mask_head
+        return head.least if isinstance(head, MaskUNet) else head.side
+
+    def pictures(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return what a head that looks at colours reads, one an image; empty for other heads."""
+        return () if self.wants_maps else tuple(batch.encoder_images[COLOURS])
 
     def embed(self, batch: Batch) -> ImageEmbeddings | None:
         """Encode the pictures of a batch for the refiner; None where there is none."""
@@ -105,6 +136,7 @@ class PhraseMasks(nn.Module):
         images: Tensor,
         geometries: Sequence[ImageGeometry],
         embeddings: ImageEmbeddings | None,
+        pictures: Sequence[Tensor] = (),
     ) -> Outputs:
         """Predict masks.
 
@@ -113,13 +145,19 @@ class PhraseMasks(nn.Module):
             images: int64 (P,), the image of each phrase.
             geometries: One an image.
             embeddings: What `embed` returned; None for coarse masks alone.
+            pictures: What `pictures` returned.
 
         Returns:
             `masks["coarse"]`, and with embeddings `masks["refined"]` and
             `named["refined.scores"]`, float (P,).
         """
-        views = [geometries[image] for image in images.tolist()]
-        coarse = masks_on_images(self.mask_head.predict(reading.maps), views)
+        owners = images.tolist()
+        if isinstance(self.mask_head, ColourReading):
+            seen = [pictures[image] for image in owners]
+            coarse = self.mask_head.predict(seen, reading.words)
+        else:
+            views = [geometries[image] for image in owners]
+            coarse = masks_on_images(self.mask_head.predict(reading.maps), views)
         if embeddings is None:
             return Outputs(masks={"coarse": coarse})
         refined, scores = self.refine(reading, images, coarse, embeddings)

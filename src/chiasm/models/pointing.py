@@ -49,6 +49,7 @@ class Reading:
         token_counts: How many placeholders the picture takes.
         prefix: What the host remembers.
         embeddings: What the refiner made of the picture, if there is one.
+        pictures: The picture as a head that looks at colours reads it; empty for other heads.
     """
 
     sample: Sample
@@ -58,6 +59,7 @@ class Reading:
     token_counts: tuple[int, ...]
     prefix: Prefix
     embeddings: ImageEmbeddings | None
+    pictures: tuple[Tensor, ...]
 
 
 def read_picture(model: Grounding, image: Image.Image) -> Reading:
@@ -83,6 +85,7 @@ def read_picture(model: Grounding, image: Image.Image) -> Reading:
         token_counts=(int((batch.token_types == IMAGE_TOKEN).sum()),),
         prefix=prefix,
         embeddings=embeddings,
+        pictures=model.masks.pictures(batch),
     )
 
 
@@ -112,7 +115,8 @@ def _point_at(model: Grounding, reading: Reading, phrases: Sequence[str], mask: 
         )
         embeddings = None if mask == "coarse" else reading.embeddings
         only = torch.zeros(len(phrases), dtype=torch.long, device=model.host.device)
-        outputs = model.masks.predict(read, only, [reading.geometry], embeddings)
+        geometries = [reading.geometry]
+        outputs = model.masks.predict(read, only, geometries, embeddings, reading.pictures)
         return decide(outputs, mask, [reading.geometry] * len(phrases))
 
 

@@ -1,7 +1,8 @@
-"""Losses of masks: binary cross-entropy and Dice, of each head that predicts masks."""
+"""Losses of masks: cross-entropy, plain and balanced, and Dice, of each head with masks."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -20,13 +21,17 @@ class MasksConfig(Config):
     Attributes:
         heads: Names of the heads scored (`coarse`, `refined`); each has the terms `<head>.bce`
             and `<head>.dice`.
+        balanced: Those of them that also have the term `<head>.balanced`.
+        inside: Share of that term that the inside of the mask has; the outside has the rest.
     """
 
     heads: tuple[str, ...] = Field(default=("coarse", "refined"), min_length=1)
+    balanced: tuple[str, ...] = ()
+    inside: float = Field(default=0.5, gt=0, lt=1)
 
     def build(self) -> Masks:
         """Build the objective."""
-        return Masks(self.heads)
+        return Masks(self.heads, self.balanced, self.inside)
 
 
 class Masks:
@@ -37,11 +42,20 @@ class Masks:
 
     Args:
         heads: Names of the heads scored.
+        balanced: Those of them that also have the term `<head>.balanced`.
+        inside: Share of that term that the inside of the mask has.
     """
 
-    def __init__(self, heads: Sequence[str] = ("coarse", "refined")) -> None:
+    def __init__(
+        self,
+        heads: Sequence[str] = ("coarse", "refined"),
+        balanced: Sequence[str] = (),
+        inside: float = 0.5,
+    ) -> None:
         self.heads = tuple(heads)
-        self.terms = tuple(f"{head}.{term}" for head in self.heads for term in _TERMS)
+        further = {"balanced": functools.partial(balanced_cross_entropy, share=inside)}
+        self._losses = {head: _TERMS | (further if head in balanced else {}) for head in self.heads}
+        self.terms = tuple(f"{head}.{term}" for head in self.heads for term in self._losses[head])
 
     def count(self, batch: Batch) -> dict[str, float]:
         """Return, for each term, the number of phrases whose mask is known."""
@@ -60,7 +74,7 @@ class Masks:
         found: dict[str, Tensor] = {}
         for head in self.heads:
             pairs = _stacked(_predictions(outputs, head, batch), truths)
-            for term, loss in _TERMS.items():
+            for term, loss in self._losses[head].items():
                 found[f"{head}.{term}"] = torch.stack([loss(*pair).sum() for pair in pairs]).sum()
         return found
 
@@ -133,6 +147,32 @@ def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
         logits.float(), target, reduction="none"
     )
     return losses.mean(dim=(1, 2))
+
+
+def balanced_cross_entropy(logits: Tensor, truth: Tensor, share: float = 0.5) -> Tensor:
+    """Return share * mean inside + (1 - share) * mean outside the true mask, of the cross-entropy.
+
+    At one half a small mask weighs as much as the rest of its picture, so that a score above zero
+    means "more likely here than elsewhere" (class-balanced cross-entropy; Xie and Tu, 2015,
+    arXiv:1504.06375, eq. 2). With a higher share masks grow where the head is unsure, which
+    intersection over union rewards. A mask of nothing or of everything has only one of the two
+    means, and the other counts as 0.
+
+    Args:
+        logits: float (P, h, w).
+        truth: bool (P, H, W); read at the nearest pixel.
+        share: Of the inside, in (0, 1).
+
+    Returns:
+        float32 (P,), in nats.
+    """
+    target = fit_truth(truth, logits).float()
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        logits.float(), target, reduction="none"
+    )
+    inside = (losses * target).sum(dim=(1, 2)) / target.sum(dim=(1, 2)).clamp_min(1)
+    outside = (losses * (1 - target)).sum(dim=(1, 2)) / (1 - target).sum(dim=(1, 2)).clamp_min(1)
+    return share * inside + (1 - share) * outside
 
 
 def dice(logits: Tensor, truth: Tensor) -> Tensor:

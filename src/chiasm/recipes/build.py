@@ -211,7 +211,8 @@ def build_objective(choice: ObjectiveChoice) -> WeightedSum:
         weights |= {f"cells.{name}": weight for name, weight in choice.cells.items()}
     if choice.masks:
         heads = tuple(dict.fromkeys(term.split(".")[0] for term in choice.masks))
-        masks = Masks(heads, [head for head in heads if f"{head}.balanced" in choice.masks])
+        balanced = [head for head in heads if f"{head}.balanced" in choice.masks]
+        masks = Masks(heads, balanced, choice.masks_inside)
         terms.append(masks)
         weights |= {term: choice.masks.get(term, 0.0) for term in masks.terms}
     if choice.mask_quality is not None:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from chiasm.heads.colour_reading import ColourReadingConfig
 from chiasm.heads.mask_refiner import MaskRefiner, MaskRefinerConfig
 from chiasm.heads.mask_unet import MaskUNetConfig
 from chiasm.heads.sam import SamConfig
@@ -51,7 +52,7 @@ def build_grounding(recipe: Recipe, answering: DualEncoder, base: Path) -> Groun
 
 def head_configs(
     choice: GroundingChoice, config: Any, adapter: HostAdapter, refiner: MaskRefiner | None
-) -> tuple[MaskUNetConfig, TextLayersConfig | None]:
+) -> tuple[MaskUNetConfig | ColourReadingConfig, TextLayersConfig | None]:
     """Return the sizes of the mask head, and of the text layers where the refiner reads text.
 
     Args:
@@ -62,14 +63,16 @@ def head_configs(
     """
     decoder = config.get_text_config()
     layers = decoder.num_hidden_layers
-    head = MaskUNetConfig(
-        channels=layers * decoder.num_attention_heads * adapter.most_grids,
-        widths=choice.widths,
-        least=choice.least,
-    )
+    width = decoder.hidden_size
+    head: MaskUNetConfig | ColourReadingConfig = ColourReadingConfig(width=width)
+    if choice.reads == "maps":
+        head = MaskUNetConfig(
+            channels=layers * decoder.num_attention_heads * adapter.most_grids,
+            widths=choice.widths,
+            least=choice.least,
+        )
     if refiner is None or not refiner.use_text:
         return head, None
-    width = decoder.hidden_size
     return head, TextLayersConfig(layers=layers, width=width, prompt_width=refiner.sam.width)
 
 

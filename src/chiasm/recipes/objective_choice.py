@@ -18,7 +18,9 @@ ACTION_TERMS = tuple(
 ROUTER_TERMS = tuple(term.removeprefix("router.") for term in RouterTerms.terms)
 """Terms of the loss of routers."""
 
-MASK_TERMS = tuple(f"{head}.{term}" for head in ("coarse", "refined") for term in ("bce", "dice"))
+MASK_TERMS = tuple(
+    f"{head}.{term}" for head in ("coarse", "refined") for term in ("bce", "dice", "balanced")
+)
 """Terms of the loss of masks."""
 
 
@@ -30,7 +32,11 @@ class ObjectiveChoice(Config):
     cells: dict[str, float] = Field(default_factory=dict)
     """Weight of the dense loss by attribute (`shape`, `colour`, `texture`, `size`)."""
     masks: dict[str, float] = Field(default_factory=dict)
-    """Weights of `coarse.bce`, `coarse.dice`, `refined.bce` and `refined.dice`."""
+    """Weights of `coarse.bce`, `coarse.dice`, `refined.bce` and `refined.dice`; also
+    `coarse.balanced` and `refined.balanced`, cross-entropy averaged inside and outside the mask
+    apart."""
+    masks_inside: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the inside in these balanced terms."""
     codes: float | None = Field(default=None, ge=0)
     """Weight of the loss of a drawn picture's codes."""
     mask_quality: float | None = Field(default=None, ge=0)

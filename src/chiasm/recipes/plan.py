@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from chiasm.core.config import read_config
+from chiasm.heads.colour_reading import FEATURES, ColourReading
 from chiasm.heads.mask_unet import MaskUNet
 from chiasm.recipes.activations import find_blocks, other_bytes_per_token
 from chiasm.recipes.build import stage_parts
@@ -334,6 +335,10 @@ def _activations(
             # The arithmetic of a head works on the cells of one picture for each phrase.
             side = max(1, round(tokens.cells**0.5))
             total += number * head_values(module, side) * tokens.phrases
+            continue
+        if isinstance(module, ColourReading):
+            # What describes the cells of the picture is kept for each phrase, with its scores.
+            total += number * (FEATURES + 1) * module.side**2 * tokens.phrases
             continue
         count = _tokens_of(name, tokens, outline)
         each = other_bytes_per_token(module, name in trains, number)

@@ -30,6 +30,10 @@ from chiasm.recipes.video_language_choice import VideoLanguageChoice
 class GroundingChoice(Config):
     """The mask heads of the family `grounding`."""
 
+    reads: Literal["maps", "colours"] = "maps"
+    """What the coarse head reads: `maps` of the host's attention, by the U-Net; or `colours` and
+    places of the picture and the words of the phrase, by a head of a few thousand weights that
+    needs few pictures and no attention. `widths`, `least` and `merge` are the U-Net's."""
     widths: tuple[int, ...] = Field(default=(64, 128, 256, 512), min_length=1)
     """Channels of each stage of the mask U-Net."""
     least: int = Field(default=64, gt=0)

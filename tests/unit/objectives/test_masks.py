@@ -16,6 +16,7 @@ from chiasm.objectives.masks import (
     MaskQualityConfig,
     Masks,
     MasksConfig,
+    balanced_cross_entropy,
     cross_entropy,
     dice,
     fit_truth,
@@ -59,6 +60,43 @@ def test_cross_entropy_by_hand() -> None:
     truth = torch.tensor([[[True, True], [False, False]]])
     wanted = -(math.log(0.75) + math.log(0.25) + math.log(0.25) + math.log(0.5)) / 4
     assert cross_entropy(logits, truth).tolist() == pytest.approx([wanted])
+
+
+def test_balanced_cross_entropy_by_hand() -> None:
+    """One pixel inside, three outside: each side weighs one half, whatever its size."""
+    logits = torch.tensor([[[math.log(3), -math.log(3)], [math.log(3), 0.0]]])
+    truth = torch.tensor([[[True, False], [False, False]]])
+    inside, outside = -math.log(0.75), -(math.log(0.75) + math.log(0.25) + math.log(0.5)) / 3
+    wanted = (inside + outside) / 2
+    assert balanced_cross_entropy(logits, truth).tolist() == pytest.approx([wanted])
+    nothing = balanced_cross_entropy(logits, torch.zeros_like(truth))
+    all_outside = -(2 * math.log(0.25) + math.log(0.75) + math.log(0.5)) / 4
+    assert nothing.tolist() == pytest.approx([all_outside / 2])
+
+
+def test_a_score_that_sees_nothing_is_zero_only_where_both_sides_weigh_the_same() -> None:
+    """The best constant is 0 for the balanced form, and the share of the mask for the plain one."""
+    truth = torch.zeros(1, 5, 7, dtype=torch.bool)
+    truth[0, 0, :3] = True
+    for loss, best in ((balanced_cross_entropy, 0.0), (cross_entropy, math.log(3 / 32))):
+        constant = torch.tensor(best, requires_grad=True)
+        loss(constant.expand(1, 5, 7), truth).sum().backward()
+        assert constant.grad is not None and constant.grad.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_balanced_term_is_computed_where_it_is_asked_for() -> None:
+    masks = random_masks((5, 7), (11, 3))
+    logits = [torch.randn(5, 7), torch.randn(11, 3)]
+    outputs = Outputs(masks={"coarse": tuple(logits), "refined": tuple(logits)})
+    objective = MasksConfig(balanced=("coarse",)).build()
+    added = set(objective.terms) - set(Masks().terms)
+    assert added == {"coarse.balanced"}
+    found = objective.score(outputs, batch(*masks))
+    pairs = zip(logits, masks, strict=True)
+    wanted = torch.cat([balanced_cross_entropy(one[None], mask[None]) for one, mask in pairs])
+    torch.testing.assert_close(found["coarse.balanced"], wanted.sum())
+    usual = Masks().score(outputs, batch(*masks))
+    assert all(torch.equal(found[term], value) for term, value in usual.items())
 
 
 def test_a_perfect_mask_of_nothing_loses_nothing() -> None:
