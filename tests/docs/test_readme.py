@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import chiasm
-
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
