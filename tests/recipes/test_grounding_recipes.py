@@ -9,15 +9,18 @@ import pytest
 import torch
 
 import chiasm
+from chiasm.core.batch import Batch, PhraseBatch
 from chiasm.core.errors import CheckpointError, ConfigError
+from chiasm.core.outputs import Outputs
 from chiasm.heads.colour_reading import ColourReading
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.grounding import Grounding
 from chiasm.models.segmenter import Segmenter
-from chiasm.recipes.build import build_model, run_with_eyes, stage_parts
+from chiasm.recipes.build import build_model, build_objective, run_with_eyes, stage_parts
 from chiasm.recipes.host_choice import HostChoice
 from chiasm.recipes.loading import load_recipe, load_run
 from chiasm.recipes.measuring import assume_tokens
+from chiasm.recipes.objective_choice import ObjectiveChoice
 from chiasm.recipes.outline import outline_recipe
 from chiasm.recipes.plan import list_parts, plan_stages
 from chiasm.recipes.running import prepare, run
@@ -108,6 +111,23 @@ def test_a_head_that_reads_colours_from_a_recipe_to_a_run(home: Path, tmp_path: 
     assert all(weight.any() for weight in weights)  # They started at zero.
     ((mask, _),) = model.point(picture(43, 61, 3), ["the red cup"])
     assert mask.shape == (43, 61)
+
+
+def test_the_share_of_the_inside_reaches_the_loss() -> None:
+    ids = torch.zeros((1, 1), dtype=torch.long)
+    truth = torch.zeros(5, 7, dtype=torch.bool)
+    truth[1, 2:] = True
+    phrases = PhraseBatch(ids[0], ids[0], torch.zeros((1, 2), dtype=torch.long), (truth,))
+    batch = Batch(ids, ids + 1, ids, ids, phrases=phrases)
+    outputs = Outputs(masks={"coarse": (torch.full((5, 7), 2.0),)})
+    found = []
+    for share in (0.25, 0.5, 0.75):
+        choice = ObjectiveChoice(masks={"coarse.balanced": 1.0}, masks_inside=share)
+        scores = build_objective(choice).score(outputs, batch)
+        assert set(scores) == {"coarse.bce", "coarse.dice", "coarse.balanced"}
+        found.append(float(scores["coarse.balanced"]))
+    # Masks of everything cost less, the more the inside weighs.
+    assert found == sorted(found, reverse=True) and found[0] - found[1] > 0.4
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,8 @@ def test_balanced_cross_entropy_by_hand() -> None:
     inside, outside = -math.log(0.75), -(math.log(0.75) + math.log(0.25) + math.log(0.5)) / 3
     wanted = (inside + outside) / 2
     assert balanced_cross_entropy(logits, truth).tolist() == pytest.approx([wanted])
+    uneven = balanced_cross_entropy(logits, truth, share=0.75)
+    assert uneven.tolist() == pytest.approx([0.75 * inside + 0.25 * outside])
     nothing = balanced_cross_entropy(logits, torch.zeros_like(truth))
     all_outside = -(2 * math.log(0.25) + math.log(0.75) + math.log(0.5)) / 4
     assert nothing.tolist() == pytest.approx([all_outside / 2])
@@ -95,6 +97,8 @@ def test_the_balanced_term_is_computed_where_it_is_asked_for() -> None:
     pairs = zip(logits, masks, strict=True)
     wanted = torch.cat([balanced_cross_entropy(one[None], mask[None]) for one, mask in pairs])
     torch.testing.assert_close(found["coarse.balanced"], wanted.sum())
+    uneven = MasksConfig(balanced=("coarse",), inside=0.75).build().score(outputs, batch(*masks))
+    assert not torch.isclose(uneven["coarse.balanced"], found["coarse.balanced"])
     usual = Masks().score(outputs, batch(*masks))
     assert all(torch.equal(found[term], value) for term, value in usual.items())
 
