@@ -28,6 +28,7 @@ PROMISED = {
     "tiny-pair-tokenizer",
     "tiny-sam",
     "tiny-video",
+    "tiny-video-memory",
 }
 MOST_BYTES = 25_000_000
 

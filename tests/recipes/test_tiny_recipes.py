@@ -14,7 +14,10 @@ FEW = {
     "tiny-dual": ["training.stages.0.steps=3"],
     "tiny-grounding": ["training.stages.0.steps=2"],
     "tiny-pair-tokenizer": ["training.stages.0.steps=3"],
-    "tiny-video": ["training.stages.0.steps=3", "data.validation.0.questions=2"],
+    "tiny-video": [
+        *(f"training.stages.{stage}.steps=3" for stage in range(2)),
+        "data.validation.0.questions=2",
+    ],
     "tiny-video-language": ["training.stages.0.steps=2"],
     "tiny-video-memory": [f"training.stages.{stage}.steps=2" for stage in range(2)],
     "tiny-sam": [f"training.stages.{stage}.steps=2" for stage in range(2)],

@@ -64,6 +64,7 @@ SHIPPED = (
     "tiny-pair-tokenizer",
     "tiny-pair",
     "tiny-video",
+    "tiny-video-memory",
 )
 GIBIBYTE = 1024**3
 
