@@ -36,6 +36,7 @@ def peak_memory(way: Callable[[], Any]) -> float:
             # On first use a process maps code and gets the workspaces of matrix products, to keep.
             way()
             gc.collect()
+            library.malloc_trim(0)
             before = _status("VmRSS")
             Path("/proc/self/clear_refs").write_text("5")
             way()
