@@ -173,6 +173,8 @@ class FrameEncoder(nn.Module):
         pictures = _padded([picture for picture, _ in seen])
         tokens = self._tokens(pictures, geometry, clips, times)
         windows = _padded([window for _, window in seen])
+        # Windows are most of what is in memory, and are there twice now.
+        del seen
         if compress is not None:
             merged = compress(tokens, clips)
             windows = windows if merged is tokens else _means(windows, merged)
