@@ -7,8 +7,9 @@
 `merging` asks the same weights about the same test videos with other compressions: accuracy for
 each seed of test videos, the time of encoding and reading (of the processor, so that a shared
 machine does not count; every candidate in turn in each round) and the most that PyTorch's tensors
-hold meanwhile. `actions` gives the mean average precision of what happens when. `memory` streams videos of 2,112 frames clip by clip and
-asks at the end what blinked at the start; the guess is the most frequent answer to each question.
+hold meanwhile. `actions` gives the mean average precision of what happens when. `memory` streams
+videos of 2,112 frames clip by clip and asks at the end what blinked at the start; the guess is the
+most frequent answer to each question.
 """
 
 from __future__ import annotations
