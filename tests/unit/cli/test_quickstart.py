@@ -79,7 +79,8 @@ def test_video_leaves_a_run_that_watches_a_ledger_and_a_timeline(tmp_path, monke
         for number in ("exact_match", "majority", "map_thumos", "map_activitynet"):
             assert 0 <= found[number] <= 1
     if "tiny-video" in document["scores"]:
-        assert document["scores"]["tiny-video"]["exact_match"] > 0.4
+        # Of eight questions one cannot tell much; of what happens when, all of it.
+        assert document["scores"]["tiny-video"]["map_thumos"] > 0.9
     assert list(document["ledger"]) == ["unmerged", "merged"]
     assert (output / "video" / "model.safetensors").is_file()
     assert (output / "world" / "test" / "videos" / "test-0.mp4").is_file()
