@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -76,7 +76,7 @@ def test_logits_lie_on_the_image_where_the_view_had_them(
     half_y = (view[3] - view[1]) / height / 2
     inner = (wanted[0] >= view[0] + half_x) & (wanted[0] <= view[2] - half_x)
     inner &= (wanted[1] >= view[1] + half_y) & (wanted[1] <= view[3] - half_y)
-    assert inner.any()
+    assume(bool(inner.any()))  # a view of a few values may have no place between two of them
     # Measured at most 2e-7 pixels; the bound asked for is 0.5.
     assert (found - wanted)[:, inner].abs().max() < 1e-5
 
