@@ -8,7 +8,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,17 @@ TWO_STAGES = (
         name="all", steps=5, train=("*",), learning_rate=1e-2, loss_weights={"gate": 0.3}
     ),
 )
+
+
+def exit_codes(processes: Sequence[BaseProcess]) -> list[int | None]:
+    """Run processes to their end, two minutes at most; return their exit codes."""
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        if process.is_alive():
+            process.kill()
+    return [process.exitcode for process in processes]
 
 
 class OneEyed(SmallModel):

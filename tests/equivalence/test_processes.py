@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.equivalence.processes_run import ONE_STAGE, TWO_STAGES, free_port, run
+from tests.equivalence.processes_run import ONE_STAGE, TWO_STAGES, exit_codes, free_port, run
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -34,13 +34,7 @@ def launch(output: Path, count: int, **options: Any) -> list[int | None]:
         CONTEXT.Process(target=run, args=(rank, count, port, str(output), options))
         for rank in range(count)
     ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        if process.is_alive():
-            process.kill()
-    return [process.exitcode for process in processes]
+    return exit_codes(processes)
 
 
 def lines(output: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.equivalence.processes_run import free_port
+from tests.equivalence.processes_run import exit_codes, free_port
 from tests.equivalence.tokenizer_run import build, first_step, run
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -22,13 +22,7 @@ def test_the_pictures_of_the_first_process_decide(tmp_path: Path, start: str) ->
     processes = [
         CONTEXT.Process(target=run, args=(rank, 2, port, str(tmp_path), start)) for rank in (0, 1)
     ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert exit_codes(processes) == [0, 0]
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
     alone = [build(start), build(start)]
     for rank, model in enumerate(alone):

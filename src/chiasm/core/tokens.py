@@ -119,17 +119,21 @@ class VisualTokens:
             raise GeometryError(f"{rows} rows of visual tokens cannot be cut into {count}")
         each = rows // count
         cuts = [slice(start, start + each) for start in range(0, rows, each or 1)]
-        return tuple(
-            VisualTokens(
-                features=self.features[cut],
-                cells=self.cells[cut],
-                sizes=self.sizes[cut],
-                sources=self.sources[cut],
-                mask=self.mask[cut],
-                times=self.times[cut],
-                geometries=self.geometries[cut],
-            )
-            for cut in cuts
+        return tuple(self._rows(cut, self.geometries[cut]) for cut in cuts)
+
+    def take(self, rows: Tensor) -> VisualTokens:
+        """Return some rows, int64 (B,), of which the same may come several times."""
+        return self._rows(rows, tuple(self.geometries[row] for row in rows.tolist()))
+
+    def _rows(self, rows: Tensor | slice, geometries: tuple[ImageGeometry, ...]) -> VisualTokens:
+        return VisualTokens(
+            features=self.features[rows],
+            cells=self.cells[rows],
+            sizes=self.sizes[rows],
+            sources=self.sources[rows],
+            mask=self.mask[rows],
+            times=self.times[rows],
+            geometries=geometries,
         )
 
     def rows(self) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,55 @@ from chiasm.models.gate_report import gated
 from chiasm.models.probes import build_probe_samples, probing
 
 MOST_NEW_TOKENS = 32
+
+
+class CollatesPrompts(Protocol):
+    """Turns samples into prompts."""
+
+    def collate(self, samples: Sequence[Sample], *, generation: bool) -> Batch:
+        """Collate samples; with `generation`, up to where the answer begins."""
+        ...
+
+
+class Writing(Protocol):
+    """A model whose host writes answers to collated prompts."""
+
+    host: Host
+
+    @property
+    def collator(self) -> CollatesPrompts:
+        """Turns samples into batches."""
+        ...
+
+    def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
+        """Write an answer for each row."""
+        ...
+
+
+WritingModel = TypeVar("WritingModel", bound=Writing)
+
+
+class GreedyAnswerer(Generic[WritingModel]):
+    """Answers samples in batches, greedily; see `evaluation.protocols.Answerer`.
+
+    Args:
+        model: The model.
+        name: Name or directory of the run, for reports.
+        max_new_tokens: Longest answer.
+    """
+
+    def __init__(
+        self, model: WritingModel, name: str = "", max_new_tokens: int = MOST_NEW_TOKENS
+    ) -> None:
+        self.model = model
+        self.name = name
+        self.max_new_tokens = max_new_tokens
+
+    def answers(self, samples: Sequence[Sample]) -> list[str]:
+        """Answer the last user turn of each sample."""
+        batch = self.model.collator.collate(samples, generation=True)
+        batch = batch.to(self.model.host.device)
+        return self.model.generate(batch, max_new_tokens=self.max_new_tokens)
 
 
 class ModelAnswerer:

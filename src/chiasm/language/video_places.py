@@ -84,19 +84,6 @@ def in_order_of_time(states: VisualTokens) -> VisualTokens:
     )
 
 
-def rows_of(states: VisualTokens, rows: Tensor) -> VisualTokens:
-    """Return the tokens of some rows, int64 (B,), of which the same may come several times."""
-    return VisualTokens(
-        features=states.features[rows],
-        cells=states.cells[rows],
-        sizes=states.sizes[rows],
-        sources=states.sources[rows],
-        mask=states.mask[rows],
-        times=states.times[rows],
-        geometries=tuple(states.geometries[row] for row in rows.tolist()),
-    )
-
-
 def write_video(host: Host, batch: Batch, states: VisualTokens, features: Tensor) -> Spliced:
     """Write the states of videos over their placeholders.
 

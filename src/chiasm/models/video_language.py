@@ -18,7 +18,7 @@ from chiasm.data.chat import read_video_messages
 from chiasm.data.video_prompts import VideoPromptCollator
 from chiasm.language.host import Host
 from chiasm.language.splice import Spliced
-from chiasm.language.video_places import check_video_host, in_order_of_time, rows_of, write_video
+from chiasm.language.video_places import check_video_host, in_order_of_time, write_video
 from chiasm.language.video_projector import VideoProjector
 from chiasm.models.long_video import LongVideo
 from chiasm.models.probes import PROBE_ANSWER, probing
@@ -120,7 +120,7 @@ class VideoLanguage(nn.Module):
         with nullcontext() if trains else probing(watcher):
             states, _ = watcher.think(reading.encode(videos), videos)
             memory = reading.remember(states)
-        return rows_of(memory, videos.asked)
+        return memory.take(videos.asked)
 
     def splice(self, batch: Batch, memory: VisualTokens) -> Spliced:
         """Write what is remembered of videos over their placeholders.

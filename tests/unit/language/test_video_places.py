@@ -13,7 +13,6 @@ from chiasm.language.splice import Spliced
 from chiasm.language.video_places import (
     fit_placeholders,
     in_order_of_time,
-    rows_of,
     write_video,
 )
 from tests.tiny_hosts import build_tiny
@@ -150,6 +149,6 @@ def test_the_host_reads_what_the_library_reads_of_the_same_embeddings() -> None:
 
 
 def test_a_row_may_be_taken_several_times() -> None:
-    taken = rows_of(states(), torch.tensor([1, 0, 1]))
+    taken = states().take(torch.tensor([1, 0, 1]))
     assert taken.times.tolist() == [list(TIMES[1]), list(TIMES[0]), list(TIMES[1])]
     assert len(replace(taken).geometries) == 3
