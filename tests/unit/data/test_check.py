@@ -19,6 +19,7 @@ from chiasm.data.media import load_image
 from chiasm.data.prompts import Prompter
 from chiasm.data.world.write import make
 from chiasm.language.host import Host
+from tests.archives import unpack
 from tests.tiny import picture, tiny_qwen2_5_vl
 
 
@@ -252,11 +253,11 @@ def test_nlvr_files_go_through_the_same_check(tmp_path: Path) -> None:
 
 
 def test_the_human_sentences_pass(shared_data: Path, tmp_path: Path) -> None:
-    import tarfile
-
-    with tarfile.open(shared_data / "nlvr_dev_hidden_perm0.tar") as archive:
-        wanted = [m for m in archive.getmembers() if m.name == "dev.json" or m.name[:6] == "dev/10"]
-        archive.extractall(tmp_path, members=wanted, filter="data")
+    unpack(
+        shared_data / "nlvr_dev_hidden_perm0.tar",
+        tmp_path,
+        lambda name: name == "dev.json" or name[:6] == "dev/10",
+    )
     lines = (tmp_path / "dev.json").read_text().splitlines()
     kept = [line for line in lines if json.loads(line)["identifier"].startswith("10")]
     (tmp_path / "dev.json").write_text("\n".join(kept))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from chiasm.data.masks import (
     read_mask,
     read_segmentation,
 )
+from tests.archives import unpack
 
 HEIGHT, WIDTH = 11, 17
 
@@ -225,8 +225,7 @@ def test_sources_travel_to_loader_processes(source: MaskSource) -> None:
 def test_real_panoptic_segments_have_the_area_their_file_says(
     shared_data: Path, tmp_path: Path
 ) -> None:
-    with tarfile.open(shared_data / "coco_dev.tar") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(shared_data / "coco_dev.tar", tmp_path)
     folder = tmp_path / "coco128"
     records = json.loads((folder / "panoptic.json").read_text())
     sizes = {image["id"]: (image["height"], image["width"]) for image in records["images"]}

@@ -1,5 +1,4 @@
 import json
-import tarfile
 from collections import Counter
 
 import pytest
@@ -7,6 +6,7 @@ from PIL import Image
 
 from chiasm.core.errors import DataError, InputError
 from chiasm.data.formats.nlvr import read, split
+from tests.archives import unpack
 
 
 def scene(*colours):
@@ -147,8 +147,7 @@ def real(shared_data, tmp_path_factory):
     if not archive.is_file():
         pytest.skip(f"no {archive.name} among the real data")
     folder = tmp_path_factory.mktemp("nlvr")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+    unpack(archive, folder)
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from chiasm.data.dataset import load_dataset
 from chiasm.data.formats.grounding import GroundingOptions
 from chiasm.data.prompts import Prompter
 from chiasm.data.splitting import image_name, split_by_image
+from tests.archives import unpack
 from tests.tiny import tiny_qwen2_5_vl
 
 
@@ -26,8 +26,7 @@ from tests.tiny import tiny_qwen2_5_vl
 def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     for name in ("coco_dev.tar", "text_annotations.tar"):
-        with tarfile.open(shared_data / name) as archive:
-            archive.extractall(folder, filter="data")
+        unpack(shared_data / name, folder)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from chiasm.data.video import open_video
 from chiasm.data.video_index import index_video
 from chiasm.data.video_sampling import UniformSampling
+from tests.archives import unpack
 
 av = pytest.importorskip("av", reason="the extra 'video' is not installed")
 
@@ -35,8 +35,7 @@ def videos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     if not archive.is_file():
         pytest.skip(f"no {archive.name} among the real data")
     folder = tmp_path_factory.mktemp("real")
-    with tarfile.open(archive) as content:
-        content.extractall(folder, filter="data")
+    unpack(archive, folder)
     return {path.name: path for path in folder.rglob("*.*") if path.suffix in (".mp4", ".avi")}
 
 

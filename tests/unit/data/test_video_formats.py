@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from chiasm.data.video import open_video
 from chiasm.data.video_writing import write_video
 from chiasm.data.world import write
 from chiasm.data.world.motion_worlds import MotionDataset
+from tests.archives import unpack
 
 pytest.importorskip("av", reason="the extra 'video' is not installed")
 
@@ -284,8 +284,7 @@ def test_the_real_annotation_file(shared_data: Path, tmp_path: Path) -> None:
     archive = shared_data / "videos.tar"
     if not archive.is_file():
         pytest.skip(f"no {archive.name} among the real data")
-    with tarfile.open(archive) as content:
-        content.extractall(tmp_path, filter="data")
+    unpack(archive, tmp_path)
     path = tmp_path / "llamafactory_demo" / "data" / "mllm_video_demo.json"
     report = check(path)
     assert report.format == "videos"

@@ -22,7 +22,8 @@ from torch.autograd.function import once_differentiable
 from chiasm.layers.attention.rows import MASKED
 from chiasm.layers.precision import sums_in
 
-_CHUNK, _CAUSAL_CHUNK = 256, 128
+_CHUNK_CPU, _CHUNK_DEVICE, _CAUSAL_CHUNK = 128, 1024, 128
+"""Tokens whose features exist at a time: a core's cache holds them; a GPU is asked less often."""
 
 
 class FeatureMap(Protocol):
@@ -126,13 +127,17 @@ def _scaled_keys(
     return found, scale
 
 
+def _chunk(x: Tensor) -> int:
+    return _CHUNK_CPU if x.device.type == "cpu" else _CHUNK_DEVICE
+
+
 class _Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
         q, k, v, bias, features, sums, norms, scale = inputs
-        sums, norms, count = sums.clone(), norms.clone(), k.shape[2]
-        for start in range(0, count, _CHUNK):
-            stop = start + _CHUNK
+        sums, norms, count, chunk = sums.clone(), norms.clone(), k.shape[2], _chunk(k)
+        for start in range(0, count, chunk):
+            stop = start + chunk
             found, own = _scaled_keys(features, k, bias, start, stop)
             values = v[:, :, start:stop]
             turned = found.transpose(-1, -2)
@@ -147,9 +152,9 @@ class _Kernel(torch.autograd.Function):
             norms.mul_(fade).add_(turned @ own)
             scale = larger
         out = torch.empty_like(q)
-        for start in range(0, count, _CHUNK):
-            found = features.of_queries(q[:, :, start : start + _CHUNK])
-            torch.div(found @ sums, found @ norms, out=out[:, :, start : start + _CHUNK])
+        for start in range(0, count, chunk):
+            found = features.of_queries(q[:, :, start : start + chunk])
+            torch.div(found @ sums, found @ norms, out=out[:, :, start : start + chunk])
         ctx.features = features
         ctx.save_for_backward(q, k, v, bias, sums, norms, scale, out)
         ctx.mark_non_differentiable(sums, norms, scale)
@@ -159,12 +164,12 @@ class _Kernel(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         q, k, v, bias, sums, norms, scale, out = ctx.saved_tensors
-        features, given = ctx.features, grads[0]
+        features, given, chunk = ctx.features, grads[0], _chunk(k)
         to_q, to_k, to_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         to_sums, to_norms = torch.zeros_like(sums), torch.zeros_like(norms)
         with torch.autocast(q.device.type, enabled=False):
-            for start in range(0, q.shape[2], _CHUNK):
-                piece = slice(start, start + _CHUNK)
+            for start in range(0, q.shape[2], chunk):
+                piece = slice(start, start + chunk)
                 x = q[:, :, piece]
                 found = features.of_queries(x)
                 share = given[:, :, piece] / (found @ norms)
@@ -173,9 +178,9 @@ class _Kernel(torch.autograd.Function):
                 to_norms -= found.transpose(-1, -2) @ inner
                 pull = (share @ sums.transpose(-1, -2)).sub_(inner @ norms.transpose(-1, -2))
                 to_q[:, :, piece] = features.to_queries(x, found, pull)
-            for start in range(0, k.shape[2], _CHUNK):
-                piece = slice(start, start + _CHUNK)
-                found, own = _scaled_keys(features, k, bias, start, start + _CHUNK)
+            for start in range(0, k.shape[2], chunk):
+                piece = slice(start, start + chunk)
+                found, own = _scaled_keys(features, k, bias, start, start + chunk)
                 reach = found @ to_sums
                 pull = (v[:, :, piece] @ to_sums.transpose(-1, -2)).add_(to_norms.transpose(-1, -2))
                 if own is not None:

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from chiasm.layers.attention.dense import DenseState, empty_cache, softmax_attention
 from chiasm.layers.attention.near_far import Far, Near, near_far_attention
+from chiasm.layers.attention.residue import has_kernel, residue_attention
 from chiasm.layers.attention.rows import (
     MASKED,
     AttentionConfig,
@@ -143,6 +144,8 @@ def strided_attention(
         after = 0 if causal else min(window, count)
         near = Near(keys, values, bias, before=min(window, count), after=after, skip=stride)
         return near_far_attention(queries, near, far)
+    if has_kernel(queries) and (bias is None or not causal):
+        return residue_attention(queries, keys, values, stride=stride, causal=causal, bias=bias)
     missing = -count % stride
     if missing and bias is None and not causal:
         bias = torch.zeros(queries.shape[0], count, device=queries.device)
