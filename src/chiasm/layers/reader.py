@@ -14,11 +14,13 @@ from typing import Any, cast
 import torch
 from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from chiasm.core.config import Config, lookup
 from chiasm.core.errors import InputError
 from chiasm.layers.attention import ATTENTION
 from chiasm.layers.attention.linear import LinearBlock
+from chiasm.layers.attention.performer import PerformerAttention
 from chiasm.layers.attention.rows import Mixer
 from chiasm.layers.mlp import MLP
 
@@ -113,6 +115,7 @@ class Reader(nn.Module):
     ) -> None:
         super().__init__()
         self.periods = periods
+        self._recomputes = False
         self.place = nn.Linear(2 * len(periods) + 4 * PLACES + 1, width)
         self.mixers = nn.ModuleList(mixers)
         self.mixer_norms = nn.ModuleList(nn.LayerNorm(width) for _ in mixers)
@@ -144,9 +147,33 @@ class Reader(nn.Module):
         """
         x = x + self._where(times, places, sizes, x)
         for mix, mlp in self._layers():
-            x = x + mix[1](mix[0](x), mask, sizes)
-            x = x + mlp[1](mlp[0](x))
+            if self._recomputes and torch.is_grad_enabled():
+                x = checkpoint(_read_layer, mix, mlp, x, mask, sizes, use_reentrant=False)
+            else:
+                x = _read_layer(mix, mlp, x, mask, sizes)
         return cast("Tensor", self.norm(x)).masked_fill(~mask[..., None], 0.0)
+
+    def recompute_layers(self) -> int:
+        """From now on compute activations of layers again in the backward pass, and keep none.
+
+        Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174): a third more time.
+
+        Returns:
+            The number of layers.
+
+        Raises:
+            InputError: The attention draws new random features while it trains, which a second
+                computation would not see.
+        """
+        for mixer in self.mixers:
+            if isinstance(mixer, PerformerAttention) and mixer.redraw_every is not None:
+                raise InputError(
+                    f"layers whose random features are drawn anew (redraw_every="
+                    f"{mixer.redraw_every}) cannot be computed twice; leave redraw_every out, or "
+                    "keep activations"
+                )
+        self._recomputes = True
+        return len(self.mixers)
 
     def initial_state(self, batch: int) -> tuple[Any, ...]:
         """Return the state of each layer before the first token."""
@@ -189,3 +216,14 @@ class Reader(nn.Module):
         size = sizes.clamp(min=1).float().log()[..., None]
         found = torch.cat([angles.sin(), angles.cos(), size], -1)
         return self.place(found.to(like.dtype))
+
+
+def _read_layer(
+    mix: tuple[nn.Module, Mixer],
+    mlp: tuple[nn.Module, nn.Module],
+    x: Tensor,
+    mask: Tensor,
+    sizes: Tensor,
+) -> Tensor:
+    x = x + mix[1](mix[0](x), mask, sizes)
+    return cast("Tensor", x + mlp[1](mlp[0](x)))

@@ -88,7 +88,8 @@ class TrainingSettings(Config):
         patience: End a stage after this many evaluations in a row without a new best; None never.
         log_every: Steps between lines of the log.
         workers: Processes that read data; the result does not depend on it.
-        gradient_checkpointing: Recompute activations of transformer layers instead of keeping them.
+        gradient_checkpointing: Recompute activations of layers of transformers and of readers of
+            tokens instead of keeping them.
         audit_steps: After how many steps of a stage a declared part must have moved.
         uneven_gradients: With several processes, whether a process may leave parameters unused that
             another uses (a batch without an image). None looks at the first step of a stage. If
