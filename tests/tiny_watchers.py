@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from chiasm.data.video_writing import write_video
@@ -27,6 +28,16 @@ ACTIONS = {"hidden": 13, "borders": [3], "depth": 1, "prior": 0.3}
 def tiny_watcher(**changes: Any) -> LongVideo:
     """Build a model with random weights and all heads, as `tiny_video`."""
     return tiny_video(seed=3, **{"action_head": ACTIONS, "answer_head": HEAD, **changes})
+
+
+def by_domain() -> LongVideo:
+    """A model that says something else of a video by the domain that the video names."""
+    model = tiny_watcher(by_domain={"adapters": {"rank": 2}, "router": None})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(1))
+    return model
 
 
 HEAD = {"depth": 1, "heads": 2}

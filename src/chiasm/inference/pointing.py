@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from chiasm.core.errors import InputError
+from chiasm.core.protocols import Fused
 from chiasm.data.collate import Collator
 from chiasm.inference.answers import Mask
 from chiasm.inference.senses import Sensing, check_sense
@@ -43,8 +44,13 @@ class Pointing(Protocol):
         """What the user asks, where phrases are pointed at outside a conversation."""
         ...
 
-    def read_picture(self, image: Image.Image) -> Any:
-        """Read a picture once; any number of phrases can be asked of what is returned."""
+    def read_picture(self, image: Image.Image, seen: tuple[Fused, Any] | None = None) -> Any:
+        """Read a picture once; any number of phrases can be asked of what is returned.
+
+        Args:
+            image: The picture.
+            seen: What the model saw of it when it was to answer, so that it looks once.
+        """
         ...
 
     def point_at(self, reading: Any, phrases: Sequence[str], mask: str) -> Found:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from chiasm.core.errors import DataError, InputError
-from chiasm.core.samples import Sample, Turn
+from chiasm.core.errors import InputError
 from chiasm.inference.answers import Answer, Caption, Completion, Mask, Segment
 from chiasm.inference.chain_of_thought import (
     ANSWER_TOKENS,
@@ -22,18 +20,19 @@ from chiasm.inference.chain_of_thought import (
     ThoughtAnswer,
     think,
 )
+from chiasm.inference.exhibits import Exhibit
 from chiasm.inference.grounded import GroundedAnswer, ground_answer
+from chiasm.inference.kept_videos import VideoInput
 from chiasm.inference.pair_sights import PairSight
 from chiasm.inference.pairs import Painting, ShownPair
 from chiasm.inference.phrases import Extractor
 from chiasm.inference.pictures import read_picture
 from chiasm.inference.pointing import as_masks, as_pointing, check_phrases, choose_head
-from chiasm.inference.responding import Answering, Generation, respond, respond_to
+from chiasm.inference.responding import Generation, respond, respond_to
 from chiasm.inference.self_check import SelfCheck, check_itself
 from chiasm.inference.senses import Sensing, check_sense
-from chiasm.inference.showing import ShownImage, show
 from chiasm.inference.telling import tell
-from chiasm.inference.videos import ShownVideo, VideoInput, show_video
+from chiasm.inference.videos import ShownVideo
 from chiasm.models.gate_report import gated
 from chiasm.models.video_language import VideoLanguage
 
@@ -60,12 +59,7 @@ class Session:
                 "chiasm.Session(chiasm.load('runs/dual'))"
             )
         self.model = model
-        self._image: Image.Image | None = None
-        self._video: ShownVideo | None = None
-        self._shown: ShownImage | ShownPair | None = None
-        self._reading: Any = None
-        self._history: tuple[Turn, ...] = ()
-        self._begun = False
+        self._exhibit = Exhibit(model)
 
     def set(
         self,
@@ -105,12 +99,7 @@ class Session:
                 check_sense(self.model, sense)
         picture = None if image is None else read_picture(image)
         about = {"mask": mask, "image_box": image_box, "reconstruction_box": reconstruction_box}
-        self._shown = show(self.model, picture, reconstruction, about)
-        self._image = picture
-        self._reading = None
-        self._video = show_video(self.model, video, domain)
-        self._history = ()
-        self._begun = True
+        self._exhibit = Exhibit.show(self.model, picture, reconstruction, about, video, domain)
 
     def ask(
         self,
@@ -146,9 +135,9 @@ class Session:
         generation = Generation(max_new_tokens, temperature, top_p, tuple(stop), seed)
         if "video" in self.model.senses and not isinstance(self.model, VideoLanguage):
             return self.video("ask about").ask(text, generation, keep_history, on_text)
-        model = self._answering(text)
-        sample = self._sample(text, keep_history)
-        shown = self._shown
+        model = self._exhibit.answering(text)
+        sample = self._exhibit.sample(text, keep_history)
+        shown = self._exhibit.shown
         if isinstance(self.model, VideoLanguage):
             answer = tell(self.model, self.video("ask about"), sample.turns, generation, on_text)
         elif isinstance(shown, ShownPair):
@@ -158,8 +147,7 @@ class Session:
         else:
             batch, sight = shown.collate(sample)
             answer = respond(model, batch, sight, generation, on_text)[0]
-        said = Turn("assistant", (answer.text,))
-        self._history = (*self._history, Turn("user", (text,)), said)
+        self._exhibit.remember(text, answer.text)
         return answer
 
     def compare(self, text: str, *, max_new_tokens: int = 128) -> dict[str, Answer]:
@@ -171,16 +159,15 @@ class Session:
         Raises:
             InputError: The model has no extra encoders or no gate, or no image was set.
         """
-        model = self._answering(text)
-        if isinstance(self._shown, ShownPair) or not len(model.encoders):
+        model = self._exhibit.answering(text)
+        if isinstance(self._exhibit.shown, ShownPair) or not len(model.encoders):
             raise InputError(
                 "this model has no extra encoders to compare; load a model of the family "
                 "'dual_encoder' with encoders"
             )
         fusion = gated(model.fusion)
-        if self._image is None:
-            raise InputError("there is no image to compare encoders on; set(image=...) first")
-        sample = self._sample(text, keep_history=False)
+        self._exhibit.picture("compare encoders on")
+        sample = self._exhibit.sample(text)
         generation = Generation(max_new_tokens)
         answers = {"learned": respond_to(model, [sample], generation)[0]}
         for name in fusion.names:
@@ -204,10 +191,9 @@ class Session:
         """
         model = as_pointing(self.model)
         head, wanted = choose_head(model, mask), check_phrases(phrases)
-        image = self._picture("point at")
-        if self._reading is None:
-            self._reading = model.read_picture(image)
-        return as_masks(model.point_at(self._reading, wanted, head), wanted, image)
+        image = self._exhibit.picture("point at")
+        reading = self._exhibit.reading(model, image)
+        return as_masks(model.point_at(reading, wanted, head), wanted, image)
 
     def converse(
         self,
@@ -233,9 +219,9 @@ class Session:
             DataError: As for `ask`.
         """
         model = as_pointing(self.model)
-        head, image = choose_head(model, mask), self._picture("ground an answer in")
-        self._answering(text)
-        turns = self._sample(text, keep_history).turns
+        head, image = choose_head(model, mask), self._exhibit.picture("ground an answer in")
+        self._exhibit.answering(text)
+        turns = self._exhibit.sample(text, keep_history).turns
         answer = self.ask(text, keep_history=keep_history, **generation)
         return ground_answer(model, image, turns, answer, head, extractor)
 
@@ -258,8 +244,8 @@ class Session:
             DataError: As for `ask`.
         """
         as_pointing(self.model)
-        self._answering(text)
-        image = self._picture("look at closer")
+        self._exhibit.answering(text)
+        image = self._exhibit.picture("look at closer")
         model = cast("Thinking", self.model)
         return think(
             model, image, text, thought, mask=mask, closer=closer, max_new_tokens=max_new_tokens
@@ -271,7 +257,7 @@ class Session:
         Raises:
             InputError: The model reads no pairs, or image and reconstruction were not both set.
         """
-        return self._pair("look at").sight
+        return self._exhibit.pair("look at").sight
 
     def complete(
         self,
@@ -302,10 +288,10 @@ class Session:
             DataError: As for `ask`.
         """
         check_sense(self.model, "complete")
-        shown = self._pair("complete")
-        self._answering(text)
+        shown = self._exhibit.pair("complete")
+        self._exhibit.answering(text)
         painting = Painting(temperature, top_k, guidance, seed)
-        turns = self._sample(text, keep_history=False).turns
+        turns = self._exhibit.sample(text).turns
         return shown.complete(turns, Generation(max_new_tokens), painting)
 
     def self_check(self, text: str, **settings: Any) -> SelfCheck:
@@ -318,8 +304,8 @@ class Session:
             InputError: The model reads no pairs, or image and reconstruction were not both set.
             DataError: As for `ask`.
         """
-        shown = self._pair("check itself on")
-        self._answering(text)
+        shown = self._exhibit.pair("check itself on")
+        self._exhibit.answering(text)
         return check_itself(shown, text, **settings)
 
     def watch(self) -> list[Segment]:
@@ -353,47 +339,4 @@ class Session:
         Raises:
             InputError: No video was set.
         """
-        if self._video is None:
-            raise InputError(f"there is no video to {purpose}; call set(video=...) first")
-        return self._video
-
-    def _picture(self, purpose: str) -> Image.Image:
-        if self._image is None:
-            raise InputError(f"there is no image to {purpose}; call set(image=...) first")
-        return self._image
-
-    def _pair(self, purpose: str) -> ShownPair:
-        check_sense(self.model, "reconstruction")
-        if not isinstance(self._shown, ShownPair):
-            raise InputError(
-                f"there is no pair to {purpose}; call set(image=..., reconstruction=...) first"
-            )
-        return self._shown
-
-    def _answering(self, text: str) -> Answering:
-        check_sense(self.model, "ask")
-        if not isinstance(text, str):
-            raise InputError(f"the question is of type {type(text).__name__}; allowed: a text")
-        if not text.strip():
-            raise DataError(f"the question is {text!r}; give a text, not blank")
-        if "video" in self.model.senses:
-            self.video("ask about")
-        if not self._begun:
-            raise InputError(
-                "nothing was set to ask about; call set(image=...) first, or set() to ask about "
-                "text alone"
-            )
-        if "reconstruction" in self.model.senses and self._shown is None:
-            raise InputError(
-                "this model answers about an image and its reconstruction; call "
-                "set(image=..., reconstruction=...) first"
-            )
-        return cast("Answering", self.model)
-
-    def _sample(self, text: str, keep_history: bool) -> Sample:
-        before = self._history if keep_history else ()
-        first, *others = (*before, Turn("user", (text,)))
-        if self._image is None:
-            return Sample("question", (first, *others))
-        first = replace(first, parts=(0, *first.parts))
-        return Sample("question", (first, *others), (self._image,))
+        return self._exhibit.video(purpose)

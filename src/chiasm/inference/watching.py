@@ -9,7 +9,8 @@ from typing import Any
 from chiasm.core.samples import Sample
 from chiasm.data.video_words import NOT_CLOSED
 from chiasm.inference.answers import Answer
-from chiasm.inference.videos import ShownVideo, takes_domain
+from chiasm.inference.kept_videos import takes_domain
+from chiasm.inference.videos import ShownVideo
 from chiasm.models.long_video import LongVideo
 
 

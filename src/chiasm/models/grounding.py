@@ -21,7 +21,15 @@ from chiasm.language.phrase_maps import PhraseReading
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.phrase_masks import PhraseMasks
 from chiasm.models.phrase_reading import read_batch
-from chiasm.models.pointing import Found, Reading, decide, point_at, point_in_text, read_picture
+from chiasm.models.pointing import (
+    Found,
+    Reading,
+    Seen,
+    decide,
+    point_at,
+    point_in_text,
+    read_picture,
+)
 from chiasm.models.probes import build_phrase_probe_samples, probing
 
 
@@ -134,9 +142,9 @@ class Grounding(nn.Module):
         with probing(self):
             return decide(self(batch), mask or self.mask_heads[-1], geometries)
 
-    def read_picture(self, image: Image.Image) -> Reading:
-        """Read a picture once; any number of phrases can be asked of what is returned."""
-        return read_picture(self, image)
+    def read_picture(self, image: Image.Image, seen: Seen | None = None) -> Reading:
+        """Read a picture once, for any number of phrases; `seen` is what `see` made of it."""
+        return read_picture(self, image, seen)
 
     def point_at(self, reading: Reading, phrases: Sequence[str], mask: str = "") -> Found:
         """Point at phrases in a picture that was read."""

@@ -16,6 +16,7 @@ from chiasm.core.batch import IMAGE_TOKEN
 from chiasm.core.errors import InputError
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.outputs import Outputs
+from chiasm.core.protocols import Fused
 from chiasm.core.samples import Phrase, Sample, Turn
 from chiasm.data.chat import read_messages
 from chiasm.heads.masks import mask_and_score
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 Found = list[tuple[NDArray[np.bool_], float]]
 """For each phrase a mask bool (H, W) in original pixels, and a score in [0, 1]."""
+
+Seen = tuple[Fused, Any]
+"""What `see` makes of a batch."""
 
 PHRASES_AT_ONCE = 32
 """Most phrases that are read together; bounds memory, changes no result."""
@@ -62,8 +66,14 @@ class Reading:
     pictures: tuple[Tensor, ...]
 
 
-def read_picture(model: Grounding, image: Image.Image) -> Reading:
+def read_picture(model: Grounding, image: Image.Image, seen: Seen | None = None) -> Reading:
     """Read a picture and the request before any phrase.
+
+    Args:
+        model: The model.
+        image: The picture.
+        seen: What the base saw of it before. It is looked at anew where that is not told, or where
+            the request leaves it room for other cells.
 
     Raises:
         MediaError: The picture cannot be read.
@@ -72,7 +82,9 @@ def read_picture(model: Grounding, image: Image.Image) -> Reading:
     host = model.host
     batch = model.collator.collate([sample], generation=True).to(host.device)
     with probing(model):
-        fused, extras = model.see(batch)
+        if seen is None or seen[0].tokens.geometries != batch.geometries:
+            seen = model.see(batch)
+        fused, extras = seen
         spliced = host.splice(batch, fused.tokens, extras, fused.tokens_per_cell)
         prefix = Prefix.read(host, spliced)
         embeddings = model.masks.embed(batch)

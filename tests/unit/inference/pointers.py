@@ -78,7 +78,7 @@ class Pointer:
     def to(self, device: Any) -> Pointer:
         return self
 
-    def read_picture(self, image: Image.Image) -> Any:
+    def read_picture(self, image: Image.Image, seen: Any = None) -> Any:
         self.read.append(image)
         return np.asarray(image).astype(int)
 

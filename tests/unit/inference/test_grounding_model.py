@@ -36,9 +36,10 @@ def model() -> Any:
 def test_a_session_points_as_the_model_does(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     see = model.base.see
+    monkeypatch.setattr(model.base, "see", lambda batch: calls.append(batch) or see(batch))
     session = Session(model)
     session.set(image=IMAGE)
-    monkeypatch.setattr(model.base, "see", lambda batch: calls.append(batch) or see(batch))
+    session.ask("What is there?", max_new_tokens=2)
     together = session.point(PHRASES)
     alone = [session.point([phrase])[0] for phrase in PHRASES]
     assert len(calls) == 1

@@ -70,7 +70,7 @@ def test_scores_are_log_probabilities_token_by_token(session: Session) -> None:
         Turn("assistant", (found.first.text,)),
         Turn("user", (CLARITY,)),
     )
-    pair = Pair(IMAGE, hidden=session._shown.pair.hidden)  # type: ignore[union-attr]
+    pair = Pair(IMAGE, hidden=session._exhibit.shown.pair.hidden)  # type: ignore[union-attr]
     for name, reply in (("yes", "Yes"), ("no", "No")):
         told = Turn("assistant", (reply,), supervised=True)
         collated = model.collator.collate([Sample("x", (*turns, told), (IMAGE,), pair=pair)])
@@ -98,7 +98,7 @@ def test_a_document_is_plain(session: Session) -> None:
 
 def test_a_model_that_says_nothing_is_judged_on_the_picture(session: Session) -> None:
     """An empty answer cannot stand in a conversation; the question of clarity stands alone."""
-    shown: Any = session._shown
+    shown: Any = session._exhibit.shown
     found = check_itself(shown, QUESTION, sure=0.0, max_new_tokens=NEW, clarity="Clear?")
     assert math.isfinite(found.scores["yes"])
 

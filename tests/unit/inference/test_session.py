@@ -43,12 +43,12 @@ def test_kept_and_whole_route_are_one(family: str, fusion: str) -> None:
     model = build_dual(family, fusion=fusion)
     session = Session(model)
     session.set(image=IMAGE)
-    shown = session._shown
+    shown = session._exhibit.shown
     assert isinstance(shown, ShownImage)
     for question in QUESTIONS:
         answer = session.ask(question, max_new_tokens=NEW)
         assert answer.text == model.chat(conversation(question), max_new_tokens=NEW)
-        batch, sight = shown.collate(session._sample(question, False))
+        batch, sight = shown.collate(session._exhibit.sample(question))
         assert sight is shown.sight
         whole = model.collator.collate([asked(question)], generation=True)
         with torch.no_grad():
@@ -215,7 +215,7 @@ def test_comparing_needs_eyes_and_an_image(model: Any) -> None:
         ungated.compare("What?")
     session = Session(model)
     session.set()
-    with pytest.raises(InputError, match=r"no image to compare encoders on; set\(image"):
+    with pytest.raises(InputError, match=r"no image to compare encoders on; call set\(image"):
         session.compare("What?")
 
 
@@ -312,7 +312,7 @@ class Counting:
 
     mask_heads = ("coarse",)
 
-    def read_picture(self, image: Image.Image) -> Any:
+    def read_picture(self, image: Image.Image, seen: Any = None) -> Any:
         return np.asarray(image)[..., 0] > 127
 
     def point_at(self, reading: Any, phrases: list[str], mask: str) -> list[Any]:
@@ -340,7 +340,7 @@ def test_turns_of_history_hold_one_image(model: Any) -> None:
     session = Session(model)
     session.set(image=IMAGE)
     session.ask("One?", max_new_tokens=3)
-    sample = session._sample("Two?", keep_history=True)
+    sample = session._exhibit.sample("Two?", keep_history=True)
     assert [turn.role for turn in sample.turns] == ["user", "assistant", "user"]
     assert sample.turns[0].parts == (0, "One?")
     assert sample.turns[2] == Turn("user", ("Two?",))

@@ -14,16 +14,17 @@ from PIL import Image
 from chiasm.core.errors import DataError, InputError, MediaError
 from chiasm.core.samples import Sample, Turn
 from chiasm.data.video import ArrayFrames, Video
-from chiasm.inference import videos
+from chiasm.inference import kept_videos
+from chiasm.inference.kept_videos import streams
 from chiasm.inference.session import Session
-from chiasm.inference.videos import ShownVideo, streams
+from chiasm.inference.videos import ShownVideo
 from chiasm.inference.watching import watch_samples
-from chiasm.models.long_video import LongVideo
 from tests.tiny_watchers import (
     FEATURES,
     FRAMES,
     RATE,
     STREAM,
+    by_domain,
     moving_square,
     tiny_watcher,
     write_square,
@@ -74,7 +75,7 @@ def test_a_session_says_what_the_model_says_of_the_same_sample(square: Path) -> 
 def test_clip_by_clip_is_the_same_as_whole(square: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = watch(square, **STREAM)
     assert session.video().streamed
-    monkeypatch.setattr(videos, "streams", lambda _: False)
+    monkeypatch.setattr(kept_videos, "streams", lambda _: False)
     whole = watch(square, **STREAM)
     assert not whole.video().streamed
     one, other = session.ask(QUESTION).choice, whole.ask(QUESTION).choice
@@ -291,16 +292,6 @@ class Still:
     def frames(self, indices: Sequence[int]) -> np.ndarray[Any, Any]:
         """Return frames."""
         return moving_square(1)[list(indices)]
-
-
-def by_domain() -> LongVideo:
-    """A model that says something else of a video by the domain that the video names."""
-    model = tiny_watcher(by_domain={"adapters": {"rank": 2}, "router": None})
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(generator=torch.Generator().manual_seed(1))
-    return model
 
 
 def test_a_video_is_read_through_the_domain_that_it_names(square: Path) -> None:

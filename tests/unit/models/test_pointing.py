@@ -13,7 +13,9 @@ from chiasm.core.errors import ChiasmError, DataError, InputError
 from chiasm.core.outputs import Outputs
 from chiasm.models import pointing
 from chiasm.models.grounding import Grounding
+from chiasm.models.phrase_samples import request_about
 from chiasm.models.pointing import decide
+from chiasm.models.probes import probing
 from tests.tiny_eyes import stretched
 from tests.tiny_grounders import build_grounder, pictures, said
 
@@ -53,6 +55,30 @@ def test_a_picture_is_read_once(model: Grounding, monkeypatch: pytest.MonkeyPatc
         name = "see" if part is model.base else "embed"
         monkeypatch.setattr(part, name, lambda batch: pytest.fail("the picture is read again"))
     assert len(model.point_at(reading, ["a", "b"])) == 2
+
+
+def test_what_was_seen_of_a_picture_is_not_looked_at_again(
+    model: Grounding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, other = pictures(2)
+    calls: list[Any] = []
+    see = model.base.see
+    monkeypatch.setattr(model.base, "see", lambda batch: calls.append(batch) or see(batch))
+    expected = model.point_at(model.read_picture(image), ["the cup"])
+    batch, another = (
+        model.collator.collate([request_about(one, "What?")], generation=True)
+        for one in (image, other)
+    )
+    with probing(model):
+        seen = see(batch)
+    calls.clear()
+    (found,) = model.point_at(model.read_picture(image, seen), ["the cup"])
+    assert calls == []
+    assert np.array_equal(found[0], expected[0][0]) and found[1] == expected[0][1]
+    # Of cells that are not the picture's own nothing is taken.
+    assert another.geometries != batch.geometries
+    (found,) = model.point_at(model.read_picture(other, seen), ["the cup"])
+    assert len(calls) == 1 and found[0].shape == (other.height, other.width)
 
 
 def test_the_head_is_the_one_that_is_named(model: Grounding) -> None:
