@@ -10,7 +10,7 @@ from rich.table import Table
 
 from chiasm.cli.loading import Device, load_on
 from chiasm.cli.output import Json, emit
-from chiasm.cli.predict_usage import SURE, changed, check_settings, check_usage, parse_boxes
+from chiasm.cli.predict_usage import SURE, check_options, parse_boxes
 
 if TYPE_CHECKING:
     from chiasm.cli.predict_pairs import PairWants
@@ -97,6 +97,10 @@ Video = Annotated[
     Path | None,
     typer.Option(help="Video to watch: a file, a folder of frames, or a file of features."),
 ]
+Domain = Annotated[
+    str | None,
+    typer.Option(help="Of --video: its domain, for a run with parts by domain and no router."),
+]
 Score = Annotated[
     float,
     typer.Option(
@@ -147,6 +151,7 @@ def predict(
     top_k: TopK = 0,
     guidance: Guidance = 1.0,
     video: Video = None,
+    domain: Domain = None,
     score: Score = SURE,
     max_new_tokens: MaxNewTokens = 128,
     temperature: Temperature = 0.0,
@@ -172,12 +177,7 @@ def predict(
         chiasm predict tiny-pair --image a.png --reconstruction b.png --complete --output seen
         chiasm predict tiny-video --video walk.mp4 --ask "What moved first?" --output watched
     """
-    shown = {"image": image, "reconstruction": reconstruction, "video": video}
-    special = {"--compare-encoders": compare_encoders, "--benchmark": benchmark}
-    closer = {"--ground": ground, "--chain-of-thought": chain_of_thought}
-    wanted = {"--ask": ask, "--phrase": phrase, **closer}
-    check_usage(file, shown, wanted, special, output)
-    check_settings(file, shown, wanted, changed(context.params))
+    check_options(context.params)
     boxes = parse_boxes(image_box, reconstruction_box)
     from chiasm.cli.predict_one import Wants, predict_one
     from chiasm.cli.predict_pairs import PairWants, predict_pair
@@ -196,7 +196,8 @@ def predict(
         elif compare_encoders:
             _compare(model, image, ask or DEFAULT_QUESTION, max_new_tokens, json)
         elif video is not None:
-            predict_video(run, model, video, ask, generation, output, sure=score, as_json=json)
+            how: dict[str, Any] = {"domain": domain, "sure": score, "as_json": json}
+            predict_video(run, model, video, ask, generation, output, **how)
         elif reconstruction is not None:
             given = {"image": image, "reconstruction": reconstruction, **boxes, "mask": mask}
             given["question"] = ask or (DEFAULT_QUESTION if complete else None)

@@ -10,9 +10,29 @@ import typer
 
 CLOSER = ("--ground", "--chain-of-thought")
 POINTING = ("--phrase", *CLOSER)
+WANTED = {
+    "--ask": "ask",
+    "--phrase": "phrase",
+    "--ground": "ground",
+    "--chain-of-thought": "chain_of_thought",
+}
+"""Option that says what is wanted -> its parameter."""
+
+SPECIAL = {"--compare-encoders": "compare_encoders", "--benchmark": "benchmark"}
+"""Option for which the answer is not the end -> its parameter."""
+
 REBUILT = "goes with --reconstruction"
 SURE = 0.3
 """Score from which a segment is shown and drawn, where nobody says another."""
+
+
+def check_options(parameters: Mapping[str, Any]) -> None:
+    """Check the options of `chiasm predict`, by parameter; errors as those of both checks below."""
+    shown = {name: parameters[name] for name in ("image", "reconstruction", "video")}
+    wanted = {name: parameters[own] for name, own in WANTED.items()}
+    special = {name: parameters[own] for name, own in SPECIAL.items()}
+    check_usage(parameters["file"], shown, wanted, special, parameters["output"])
+    check_settings(parameters["file"], shown, {**wanted, **special}, changed(parameters))
 
 
 def check_usage(
@@ -105,6 +125,7 @@ DEFAULTS: dict[str, tuple[str, Any]] = {
     "--media-root": ("media_root", None),
     "--format": ("format", "auto"),
     "--skip-faulty": ("skip_faulty", False),
+    "--domain": ("domain", None),
     "--score": ("score", SURE),
 }
 """Option that sets how something else is done -> its parameter and default."""
@@ -126,7 +147,7 @@ def check_settings(
     Args:
         file: `--input`.
         shown: See `check_usage`.
-        wanted: See `check_usage`.
+        wanted: `wanted` and `special` of `check_usage`.
         settings: Whether an option was given another value than its default.
 
     Raises:
@@ -144,6 +165,10 @@ def check_settings(
         "--temperature": (not greedy, "a closer look answers greedily; leave it out"),
         "--top-p": (not greedy, "a closer look answers greedily; leave it out"),
         "--score": (shown["video"] is not None, "goes with --video"),
+        "--domain": (
+            shown["video"] is not None and not wanted["--benchmark"],
+            "goes with --video, and without --benchmark; a file of --input names its own",
+        ),
         **dict.fromkeys(("--image-box", "--reconstruction-box"), (paired, REBUILT)),
         **dict.fromkeys(
             ("--complete", "--self-check"), (paired or file is not None, f"{REBUILT} or --input")

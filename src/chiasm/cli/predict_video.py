@@ -32,6 +32,7 @@ def predict_video(
     generation: Generation,
     output: Path | None,
     *,
+    domain: str | None,
     sure: float,
     as_json: bool,
 ) -> None:
@@ -44,11 +45,13 @@ def predict_video(
         question: The question, or None.
         generation: How answers are written.
         output: Folder for predictions and timeline; None writes none.
+        domain: Of the video, for a model with parts by domain and no router; else None.
         sure: Score from which a segment is shown to people and drawn; files hold all.
         as_json: Write one JSON document to standard output.
 
     Raises:
-        ChiasmError: The model lacks a sense, or the video cannot be watched.
+        ChiasmError: The model lacks a sense, or the video cannot be watched, or its domain is not
+            told or told in vain.
     """
     from chiasm.inference.senses import check_sense
     from chiasm.inference.session import Session
@@ -60,7 +63,7 @@ def predict_video(
     if output is not None:
         make_folder(output)
     session = Session(model)
-    session.set(video=video)
+    session.set(video=video, domain=domain)
     shown = session.video()
     document: dict[str, Any] = {
         "model": run,

@@ -125,6 +125,11 @@ WRONG = [
     (["--ask", "x", "--media-root", "."], "--media-root: goes with --input"),
     (["--ask", "x", "--format", "llava"], "--format: goes with --input"),
     (["--ask", "x", "--skip-faulty"], "--skip-faulty: goes with --input"),
+    (["--ask", "x", "--domain", "news"], "--domain: goes with --video"),
+    (
+        ["--video", "a.mp4", "--benchmark", "--domain", "news"],
+        "--domain: goes with --video, and without --benchmark",
+    ),
     (
         ["--image", "a.png", "--ask", "x", "--chain-of-thought", "object", "--temperature", "1"],
         "--temperature: a closer look answers greedily",

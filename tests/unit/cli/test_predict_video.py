@@ -17,7 +17,15 @@ from chiasm.cli.main import app
 from chiasm.data.video_words import VIDEO_REQUEST
 from chiasm.evaluation.video_scores import read_predictions
 from chiasm.inference.session import Session
-from tests.tiny_watchers import FEATURES, FRAMES, RATE, STREAM, tiny_watcher, write_square
+from tests.tiny_watchers import (
+    FEATURES,
+    FRAMES,
+    RATE,
+    STREAM,
+    by_domain,
+    tiny_watcher,
+    write_square,
+)
 from tests.unit.inference.duals import build_dual
 
 CAPTIONS = {"width": 26, "heads": 2, "layers": 1, "longest": 13}
@@ -34,6 +42,7 @@ def models() -> dict[str, Any]:
         "silent": tiny_watcher(answer_head=None),
         "blind": tiny_watcher(action_head=None),
         "writer": tiny_watcher(answer_head=None, action_head=None, caption_head=CAPTIONS),
+        "domains": by_domain(),
         "dual": build_dual(),
     }
 
@@ -103,6 +112,34 @@ def test_a_folder_and_a_file_of_features(run: Any, tmp_path: Path) -> None:
     done = run("features", "--video", tmp_path / "clip.npy", "--output", output, "--json")
     assert json.loads(done.stdout)["duration"] == 5.5
     assert (output / "timeline.png").is_file()
+
+
+def test_a_video_is_read_through_the_domain_that_is_named(
+    run: Any, models: dict[str, Any], square: Path
+) -> None:
+    model = models["domains"]
+    session = Session(model)
+    shares = []
+    for domain in model.domains:
+        session.set(video=square, domain=domain)
+        answer = session.ask(QUESTION)
+        told = ("--ask", QUESTION, "--domain", domain, "--json")
+        document = json.loads(run("domains", "--video", square, *told).stdout)
+        assert document["text"] == answer.text
+        assert document["likeliest"] == answer.document()["likeliest"]
+        shares.append(max(document["likeliest"].values()))
+    assert len(set(shares)) == len(model.domains)
+
+
+def test_a_domain_is_told_where_it_is_needed_and_nowhere_else(run: Any, square: Path) -> None:
+    for name, words, message in (
+        ("domains", (), "has parts for each domain (sports, "),
+        ("domains", ("--domain", "sea"), "the domain 'sea' is none of the 4"),
+        ("video", ("--domain", "news"), "domain 'news': told of a video, and only to a model that"),
+    ):
+        done = run(name, "--video", square, *words)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert message in " ".join(done.stderr.split())
 
 
 def test_heads_that_are_missing(run: Any, square: Path) -> None:
