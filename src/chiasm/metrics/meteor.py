@@ -7,8 +7,11 @@ each other, not with published ones.
 
 from __future__ import annotations
 
+import heapq
+import itertools
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -117,49 +120,93 @@ class WordAlignment(NamedTuple):
 
 
 class _Partial(NamedTuple):
-    """An alignment up to some word; of two, the smaller is better."""
+    """An alignment up to some word; of two, the smaller is better.
+
+    Attributes:
+        chunks: See `WordAlignment`.
+        distance: How far apart words that meet stand, summed.
+        stemmed: Words that meet by their stem alone.
+        last: The last two that met.
+        taken: `_TAKEN` or `_FREE` for each word of the reference up to the last one taken.
+    """
 
     chunks: int
     distance: int
     stemmed: int
     last: tuple[int, int]
-    taken: frozenset[int]
+    taken: bytes
+
+    def has(self, index: int) -> bool:
+        """Whether a word of the reference is taken."""
+        return index < len(self.taken) and self.taken[index] == _TAKEN
+
+    def meet(self, place: int, index: int, cost: tuple[int, int]) -> _Partial:
+        """Return it with one more word that meets one, for their distance and whether by stem."""
+        taken = self.taken.ljust(index + 1, bytes([_FREE]))
+        return _Partial(
+            chunks=self.chunks + (self.last != (place - 1, index - 1)),
+            distance=self.distance + cost[0],
+            stemmed=self.stemmed + cost[1],
+            last=(place, index),
+            taken=taken[:index] + bytes([_TAKEN]) + taken[index + 1 :],
+        )
+
+
+_TAKEN, _FREE = 0, 1
 
 
 def align_words(words: Sequence[str], reference: Sequence[str]) -> WordAlignment:
     """Align two lists of words: most matches, then fewest chunks, then nearest places.
 
-    Words meet by their stem, so the number of matches is known beforehand: for each stem, the
-    smaller of its counts. The search for the fewest chunks keeps the `BEAM` best alignments a word,
-    as METEOR 1.5 does.
+    Where those leave a choice, words meet exactly rather than by their stem. Words meet by their
+    stem, so the number of matches is known beforehand: for each stem, the smaller of its counts.
+    The search for the fewest chunks keeps the `BEAM` best alignments a word, as METEOR 1.5 does;
+    its time grows with the words of the caption times those of the reference.
     """
     stems, others = [_stem(word) for word in words], [_stem(word) for word in reference]
-    counts, limits = Counter(stems), Counter(others)
-    wanted = sum((counts & limits).values())
-    beam = [_Partial(0, 0, 0, (-2, -2), frozenset())]
+    limits = Counter(stems) & Counter(others)
+    partners: dict[str, list[int]] = {}
+    for index, other in enumerate(others):
+        partners.setdefault(other, []).append(index)
+    later = Counter(stems)
+    beam = [_Partial(0, 0, 0, (-2, -2), b"")]
     for place, stem in enumerate(stems):
-        partners = [index for index, other in enumerate(others) if other == stem]
         # Words of this stem still to come; enough of them must find a partner.
-        later = stems[place + 1 :].count(stem)
-        following: set[_Partial] = set()
+        later[stem] -= 1
+        fitting = partners.get(stem, [])
+        cost = {one: (abs(place - one), int(words[place] != reference[one])) for one in fitting}
+        near = dict(sorted(cost.items(), key=lambda item: (item[1], item[0])))
+        ways = []
         for partial in beam:
-            free = [index for index in partners if index not in partial.taken]
-            found = len(partners) - len(free)
-            if found + later >= min(counts[stem], limits[stem]):
-                following.add(partial)
-            for index in free:
-                goes_on = partial.last == (place - 1, index - 1)
-                following.add(
-                    _Partial(
-                        chunks=partial.chunks + (not goes_on),
-                        distance=partial.distance + abs(place - index),
-                        stemmed=partial.stemmed + (words[place] != reference[index]),
-                        last=(place, index),
-                        taken=partial.taken | {index},
-                    )
-                )
-        beam = sorted(following, key=lambda partial: (*partial[:4], sorted(partial.taken)))[:BEAM]
+            known = fitting[: bisect_left(fitting, len(partial.taken))]
+            found = len(known) - sum(map(partial.taken.__getitem__, known))
+            ways.append(_go_on(partial, place, near, found + later[stem] >= limits[stem]))
+        distinct = (one for one, _ in itertools.groupby(heapq.merge(*ways)))
+        beam = list(itertools.islice(distinct, BEAM))
+    wanted = sum(limits.values())
     return WordAlignment(matches=wanted, exact=wanted - beam[0].stemmed, chunks=beam[0].chunks)
+
+
+def _go_on(
+    partial: _Partial, place: int, near: Mapping[int, tuple[int, int]], skips: bool
+) -> Iterator[_Partial]:
+    """Go through what an alignment becomes with one word more, the best first.
+
+    Args:
+        partial: The alignment.
+        place: Of the word.
+        near: The words of the reference that it may meet, the nearest first, and for each how far
+            it is and whether they meet by stem alone.
+        skips: Whether it may meet none.
+    """
+    if skips:
+        yield partial
+    following = partial.last[1] + 1 if partial.last[0] == place - 1 else -1
+    if following in near and not partial.has(following):
+        yield partial.meet(place, following, near[following])
+    for index, cost in near.items():
+        if index != following and not partial.has(index):
+            yield partial.meet(place, index, cost)
 
 
 @lru_cache(maxsize=65536)

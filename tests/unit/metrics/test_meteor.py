@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chiasm.core.errors import InputError, UnknownNameError
-from chiasm.metrics import meteor_approximate
-from chiasm.metrics.meteor import WordAlignment, align_words, meteor_approximate_scores
+from chiasm.metrics import meteor, meteor_approximate
+from chiasm.metrics.meteor import BEAM, WordAlignment, align_words, meteor_approximate_scores
 
 ORIGINAL = "2005"
 
@@ -117,9 +117,44 @@ def test_the_alignment_has_most_matches_and_fewest_chunks(
     assert (found.matches, found.chunks) == every_alignment(words, reference)
 
 
-def test_exact_words_are_preferred_where_nothing_else_differs() -> None:
-    assert align_words(["run"], ["runs", "run"]).matches == 1
-    assert align_words(["x", "run"], ["runs", "run"]) == WordAlignment(1, 1, 1)
+@pytest.mark.parametrize(
+    ("words", "reference", "expected"),
+    [
+        # Fewer chunks come before exact words and before near ones.
+        ("a run", "run a runs", WordAlignment(2, 1, 1)),
+        ("a b", "a b c a b", WordAlignment(2, 2, 1)),
+        ("x a run y", "run a z a runs", WordAlignment(2, 1, 1)),
+        ("y y run", "y y y runs run", WordAlignment(3, 2, 1)),
+        # Near words come before exact ones.
+        ("run", "runs run", WordAlignment(1, 0, 1)),
+        ("x run", "runs run", WordAlignment(1, 1, 1)),
+        ("y z run", "a b runs c run", WordAlignment(1, 0, 1)),
+        # Exact ones where both stand as near, on either side.
+        ("x run", "runs y run", WordAlignment(1, 1, 1)),
+        ("x run", "run y runs", WordAlignment(1, 1, 1)),
+    ],
+)
+def test_what_decides_between_alignments(
+    words: str, reference: str, expected: WordAlignment
+) -> None:
+    assert align_words(words.split(), reference.split()) == expected
+
+
+def test_a_word_repeated_costs_no_more_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    partial = meteor._Partial
+
+    def counted(*values: object, **named: object) -> object:
+        made.append(named)
+        return partial(*values, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(meteor, "_Partial", counted)
+    for reference in (["a"] * 60, ["a"] * 30):
+        made.clear()
+        found = align_words(["a"] * 60, reference)
+        assert found == WordAlignment(len(reference), len(reference), 1)
+        # Not every word of the reference is tried for every alignment that is kept.
+        assert len(made) < 3 * BEAM * 60
 
 
 def test_faults() -> None:
