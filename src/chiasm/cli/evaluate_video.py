@@ -56,7 +56,7 @@ def evaluate_video_of(
     """
     from chiasm.evaluation.bootstrap import Bootstrap
     from chiasm.evaluation.merge_ledger_page import render_ledgers
-    from chiasm.evaluation.saving import page_path, save_report
+    from chiasm.evaluation.saving import page_path, save_report, write_page
     from chiasm.evaluation.video_ledgers import keep_video_ledgers
     from chiasm.evaluation.video_scores import score_videos
     from chiasm.inference.videos import as_watching
@@ -96,7 +96,7 @@ def evaluate_video_of(
     def save(path: Path) -> list[Path]:
         page = page_path(path)
         paths = [*save_report(path, document, lines), page]
-        page.write_text(render_ledgers(ledgers), encoding="utf-8")
+        write_page(page, render_ledgers(ledgers))
         return paths
 
     tell_report(

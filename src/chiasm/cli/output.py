@@ -4,12 +4,13 @@ A verb that offers `--json` takes the option `Json`, writes progress and remarks
 ends with `emit(document, as_json=json, render=...)`.
 """
 
-import json
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from chiasm.core.spelling import spell
 
 Json = Annotated[
     bool,
@@ -41,19 +42,3 @@ def emit(document: Any, *, as_json: bool, render: Callable[[Console], None]) -> 
         typer.echo(spell(document, indent=2))
     else:
         render(results)
-
-
-def spell(document: Any, indent: int | None = None) -> str:
-    """Return a document as JSON in UTF-8; bytes of a file name that are no text as escapes.
-
-    Args:
-        document: As for `emit`.
-        indent: Spaces of each level; None for one line.
-
-    Raises:
-        ValueError: As `emit`.
-        TypeError: As `emit`.
-    """
-    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
-    # The escape of a lone surrogate is the one of JSON.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 
 from chiasm.cli.asking import asking
-from chiasm.cli.output import console, emit, spell
+from chiasm.cli.output import console, emit
 from chiasm.cli.writing import make_folder, writing
 from chiasm.core.errors import DataError
+from chiasm.core.spelling import spell
 
 if TYPE_CHECKING:
     from chiasm.core.samples import Sample

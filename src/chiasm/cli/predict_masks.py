@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+from chiasm.core.spelling import spell
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,7 +48,7 @@ def write_masks(folder: Path, image: Image.Image, masks: Sequence[Mask]) -> list
     for index, mask in enumerate(masks):
         files.append(folder / mask_name(index, mask.phrase))
         mask_image(mask).save(files[-1])
-    text = json.dumps([mask.document() for mask in masks], indent=1, ensure_ascii=False)
+    text = spell([mask.document() for mask in masks], indent=1)
     write_text(folder / RUN_LENGTHS, f"{text}\n")
     draw_masks(image, masks).save(folder / OVERLAY)
     return [*files, folder / RUN_LENGTHS, folder / OVERLAY]

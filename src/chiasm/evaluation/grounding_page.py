@@ -19,6 +19,7 @@ from chiasm.evaluation.gallery import data_uri
 from chiasm.evaluation.grounding_report import GroundingReport, PhraseScore
 from chiasm.evaluation.html import page_facts
 from chiasm.evaluation.mask_overlap import MEAN_IOU
+from chiasm.evaluation.saving import write_page
 from chiasm.inference.overlays import INK, PAPER, colour_of, grow, shrink
 
 SIDE = 288
@@ -72,7 +73,7 @@ def save_page(
         The path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_page(report, samples, seed), encoding="utf-8")
+    write_page(path, render_page(report, samples, seed))
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from chiasm.core.spelling import spell
 from chiasm.evaluation.findings import headline, sentences
 from chiasm.evaluation.gallery import (
     EXAMPLES_PER_CASE,
@@ -20,6 +20,7 @@ from chiasm.evaluation.gallery import (
 )
 from chiasm.evaluation.gate_analysis import GateAnalysis
 from chiasm.evaluation.gate_statistics import HISTOGRAM_BINS, contribution_shares
+from chiasm.evaluation.saving import write_page
 
 MAXIMUM_DOTS = 800
 """Images drawn in a scatter plot; more would hide each other."""
@@ -44,14 +45,13 @@ def save_analysis(analysis: GateAnalysis, folder: Path | str, seed: int = 0) -> 
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     page, data = target / "report.html", target / "analysis.json"
-    page.write_text(render_page(analysis, seed), encoding="utf-8")
+    write_page(page, render_page(analysis, seed))
     document = {
         "headline": headline(analysis),
         "findings": sentences(analysis),
         **analysis.to_json(),
     }
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1)
-    data.write_text(f"{text}\n", encoding="utf-8")
+    data.write_text(f"{spell(document, indent=1)}\n", encoding="utf-8")
     return page, data
 
 

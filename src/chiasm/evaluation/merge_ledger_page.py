@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from chiasm.core.errors import InputError
 from chiasm.evaluation.html import page_facts
 from chiasm.evaluation.merge_ledger import TOTAL, MergeLedger
-from chiasm.evaluation.saving import page_path, save_report
+from chiasm.evaluation.saving import page_path, save_report, write_page
 
 
 def save_ledgers(ledgers: Mapping[str, MergeLedger], path: Path | str) -> tuple[Path, Path]:
@@ -30,7 +30,7 @@ def save_ledgers(ledgers: Mapping[str, MergeLedger], path: Path | str) -> tuple[
     document = {name: ledger.to_json() for name, ledger in ledgers.items()}
     page = render_ledgers(ledgers)
     save_report(target, document, ())
-    page_path(target).write_text(page, encoding="utf-8")
+    write_page(page_path(target), page)
     return target, page_path(target)
 
 

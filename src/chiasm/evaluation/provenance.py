@@ -50,5 +50,5 @@ def fingerprint(identifiers: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for identifier in identifiers:
         # The length in front keeps ("ab", "c") apart from ("a", "bc").
-        digest.update(f"{len(identifier)}:{identifier}\n".encode())
+        digest.update(f"{len(identifier)}:{identifier}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

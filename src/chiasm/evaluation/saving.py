@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from chiasm.core.spelling import ESCAPE, spell
 
 
 def predictions_path(report: Path) -> Path:
@@ -16,6 +17,11 @@ def predictions_path(report: Path) -> Path:
 def page_path(report: Path) -> Path:
     """Return where the page of a report lies: `NAME.html` beside it."""
     return report.with_suffix(".html")
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page; bytes of a file name that are no text as escapes."""
+    path.write_text(page, encoding="utf-8", errors=ESCAPE)
 
 
 def save_report(
@@ -33,10 +39,9 @@ def save_report(
     """
     report = Path(path)
     report.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    report.write_text(f"{text}\n", encoding="utf-8")
+    report.write_text(f"{spell(document, indent=2)}\n", encoding="utf-8")
     lines = predictions_path(report)
     with lines.open("w", encoding="utf-8") as file:
         for prediction in predictions:
-            file.write(json.dumps(prediction, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(f"{spell(prediction)}\n")
     return report, lines

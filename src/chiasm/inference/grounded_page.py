@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from chiasm.core.spelling import ESCAPE
 from chiasm.inference.answers import Mask
 from chiasm.inference.grounded import GroundedAnswer
 from chiasm.inference.overlays import colour_of, cut_out
@@ -31,7 +32,7 @@ def save_grounded(answers: Sequence[GroundedAnswer], path: Path | str) -> Path:
     """
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render_grounded(answers), encoding="utf-8")
+    file.write_text(render_grounded(answers), encoding="utf-8", errors=ESCAPE)
     return file
 
 
