@@ -27,27 +27,31 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def load_any_answerer(run: str) -> Answerer:
+def load_any_answerer(run: str, suite: str = "answers") -> Answerer:
     """Load a run that answers questions about images or videos, onto the device of this process.
 
     Args:
         run: A run directory, or the name of a shipped model.
+        suite: What the answers are scored with: captions are written by the head for them, where
+            a model does not say everything in its own words.
 
     Raises:
-        InputError: The run is of a model that answers nothing.
+        InputError: The run is of a model that answers nothing, or describes nothing.
         CheckpointError: The run cannot be loaded.
     """
     from accelerate import PartialState
 
-    from chiasm.evaluation.video_answering import VideoAnswerer
+    from chiasm.evaluation.video_answering import VideoAnswerer, VideoCaptioner
     from chiasm.evaluation.video_language_answering import VideoLanguageAnswerer
+    from chiasm.evaluation.video_scores import CAPTIONS
     from chiasm.models.long_video import LongVideo
     from chiasm.models.video_language import VideoLanguage
     from chiasm.recipes.loading import load_run
 
     loaded = load_run(run).to(PartialState().device)
     if isinstance(loaded, LongVideo):
-        return VideoAnswerer(loaded, name=run)
+        answerer = VideoCaptioner if suite == CAPTIONS else VideoAnswerer
+        return answerer(loaded, name=run)
     if isinstance(loaded, VideoLanguage):
         return VideoLanguageAnswerer(loaded, name=run)
     return _as_answerer(loaded, run)

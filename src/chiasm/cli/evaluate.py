@@ -150,9 +150,13 @@ def _evaluate_answers_of(
     from chiasm.evaluation.bootstrap import Bootstrap
     from chiasm.evaluation.questions import split_questions
     from chiasm.evaluation.runner import evaluate as run_evaluation
+    from chiasm.evaluation.video_answering import VideoCaptioner
 
-    model = load_any_answerer(run)
-    with asking(len(split_questions(samples, keep_history=keep_history))) as tell:
+    model = load_any_answerer(run, suite)
+    questions = split_questions(samples, keep_history=keep_history)
+    if isinstance(model, VideoCaptioner):
+        model.check([question.sample for question in questions])
+    with asking(len(questions)) as tell:
         report = run_evaluation(
             model,
             samples,

@@ -37,7 +37,7 @@ def data(tmp_path_factory):
 def eyes(monkeypatch):
     """Runs by name: `eyes` sees, `null` was trained on shuffled features, `plain` has no gate."""
     made = {"eyes": Eyes(), "null": Eyes(blind=True), "plain": Eyes(gated=False)}
-    monkeypatch.setattr("chiasm.cli.evaluate.load_any_answerer", made.__getitem__)
+    monkeypatch.setattr("chiasm.cli.evaluate.load_any_answerer", lambda name, suite: made[name])
     monkeypatch.setattr("chiasm.cli.analyze.load_answerer", made.__getitem__)
     return made
 

@@ -13,6 +13,7 @@ from chiasm.cli.main import app
 from chiasm.data.dataset import load_dataset
 from chiasm.data.world import write
 from chiasm.evaluation.video_scores import read_predictions, score_videos
+from chiasm.inference.session import Session
 from chiasm.metrics import rouge_l
 from chiasm.metrics.normalisation import tokenise_caption
 from tests.tiny_watchers import tiny_watcher
@@ -50,7 +51,7 @@ def run(models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("chiasm.evaluation.video_ledgers.can_measure_memory", lambda: False)
 
     def invoke(*arguments: Any) -> Any:
-        words = ["evaluate", *map(str, arguments), "--suite", "video"]
+        words = ["evaluate", "--suite", "video", *map(str, arguments)]
         return CliRunner().invoke(app, words, catch_exceptions=False)
 
     return invoke
@@ -110,6 +111,27 @@ def test_captions_are_scored(run: Any, world: Path, tmp_path: Path) -> None:
     said = [predictions[sample.identifier]["text"] for sample in captions]
     truth = [[tokenise_caption(str(sample.turns[1].text))] for sample in captions]
     assert numbers["rouge_l"] == pytest.approx(rouge_l(said, truth))
+
+
+def test_the_suite_of_captions_is_for_what_the_caption_head_writes(
+    run: Any, models: dict[str, Any], world: Path, tmp_path: Path
+) -> None:
+    data, report = world / "test" / "annotations" / "video_captioning.json", tmp_path / "told.json"
+    asked = ("--suite", "captions", "--data", data)
+    done = run("writer", *asked, "--output", report, "--json")
+    assert done.exit_code == 0, done.stderr
+    lines = read_predictions(tmp_path / "told.predictions.jsonl")
+    session = Session(models["writer"])
+    for sample, line in zip(load_dataset(data), lines, strict=True):
+        session.set(video=sample.video)
+        assert (line["id"], line["text"]) == (sample.identifier, session.caption().text)
+    # What answers out of a closed set describes nothing, and questions ask for no caption.
+    refused = run("video", *asked)
+    assert refused.exit_code == 1 and "video has no caption head: it answers out" in refused.stderr
+    others = run("writer", "--suite", "captions", "--data", data.with_name("video_qa.json"))
+    assert others.exit_code == 1
+    assert "questions ask for no caption" in " ".join(others.stderr.split())
+    assert "answering" not in others.stderr
 
 
 def test_what_cannot_be_evaluated(run: Any, world: Path, tmp_path: Path) -> None:

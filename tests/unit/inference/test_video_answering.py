@@ -1,15 +1,20 @@
 """The evaluation of answers about videos: each question as if asked alone, videos read once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from chiasm.core.errors import InputError
+from chiasm.core.errors import DataError, InputError
+from chiasm.core.samples import Turn
 from chiasm.data.video_words import VIDEO_REQUEST
 from chiasm.data.world.motion_worlds import MotionDataset
 from chiasm.evaluation.questions import split_questions
 from chiasm.evaluation.runner import evaluate
-from chiasm.evaluation.video_answering import VideoAnswerer
+from chiasm.evaluation.video_answering import VideoAnswerer, VideoCaptioner
+from chiasm.inference.session import Session
 from tests.tiny_videos import asked, noise, tiny_video
+from tests.tiny_watchers import moving_square, tiny_watcher
 
 
 def test_answers_are_those_of_the_head_and_a_video_is_read_once() -> None:
@@ -71,3 +76,48 @@ def test_answering_leaves_a_model_in_training_as_it_was() -> None:
     VideoAnswerer(model).answers([asked(noise(5, 1), "What moved?")])
     assert model.training and int(model.reading.progress.seen) == 0
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+CAPTION_HEAD = {"width": 26, "heads": 2, "layers": 1, "longest": 13}
+
+
+def test_the_suite_of_captions_scores_what_the_caption_head_writes() -> None:
+    model = tiny_watcher(caption_head=CAPTION_HEAD)
+    reads: list[int] = []
+    model.reading.reader.register_forward_hook(
+        lambda module, given, said: reads.append(len(given[0]))
+    )
+    videos = [moving_square(), moving_square()[::-1].copy()]
+    samples = [
+        replace(
+            asked(videos[place // 2], VIDEO_REQUEST, name=str(place)),
+            truth={"answers": ["a square moves"]},
+        )
+        for place in range(3)
+    ]
+    samples = [
+        replace(one, turns=(*one.turns, Turn("assistant", ("a square moves",), True)))
+        for one in samples
+    ]
+    report = evaluate(VideoCaptioner(model, "tiny"), samples, "captions", batch_size=3)
+    assert len(reads) == 2
+    told = []
+    for video in videos:
+        session = Session(model)
+        session.set(video=video)
+        told.append(session.caption().text)
+    assert [line.text for line in report.predictions] == [told[0], told[0], told[1]]
+    assert not {*told} & {*model.answers} and report.context["generation"]["beams"] == 1
+
+
+def test_what_asks_for_no_caption_is_not_scored_as_one() -> None:
+    model = tiny_watcher(caption_head=CAPTION_HEAD)
+    samples = [asked(noise(5, 1), text, name=text) for text in (VIDEO_REQUEST, "What moved?")]
+    with pytest.raises(DataError, match="1 of 2 questions ask for no caption") as caught:
+        VideoCaptioner(model).answers(samples)
+    assert "What moved?: asks 'What moved?'" in str(caught.value)
+
+
+def test_a_model_without_captions_describes_nothing() -> None:
+    with pytest.raises(InputError, match="some-run has no caption head: it answers out of a clos"):
+        VideoCaptioner(tiny_video(), "some-run")
