@@ -26,7 +26,7 @@ from chiasm.core.errors import InputError, MediaError
 from chiasm.core.samples import FrameSource, VideoSource
 from chiasm.data.media import load_image, local_path
 from chiasm.data.video_file import FileReader, Pixels, scale_frame
-from chiasm.data.video_index import Damage
+from chiasm.data.video_index import COUNTED, MENDED, Damage
 from chiasm.data.video_sampling import Sampling
 from chiasm.data.video_torchcodec import TorchcodecReader
 
@@ -233,9 +233,10 @@ class Video:
 
     def _refuse(self, index: int, always: bool = False) -> None:
         if always or self.damage == "error":
+            way = COUNTED if self.damage == "error" else "`Video.read`"
             raise MediaError(
-                f"{self.name}: frame {index} at {self.times[index]:.3f} s cannot be decoded; write "
-                "or download the video again, or read what is there with damage='count'"
+                f"{self.name}: frame {index} at {self.times[index]:.3f} s cannot be decoded; "
+                f"{MENDED}. In Python, {way} leaves it out and counts it"
             )
 
 

@@ -29,6 +29,10 @@ Damage = Literal["error", "count"]
 """What happens to a damaged video: `error` refuses it; `count` reads what is there and tells how
 much is not."""
 
+MENDED = "download it again, or write what is there anew, as `ffmpeg -i FILE NEW` does"
+COUNTED = "chiasm.data.video.open_video(FILE, damage='count')"
+"""What helps with a damaged file, anywhere and in Python."""
+
 QUARTER = 90
 
 
@@ -127,8 +131,8 @@ def index_video(path: Path, damage: Damage = "error") -> VideoIndex:
         )
     if faults and damage == "error":
         raise MediaError(
-            f"{path}: is damaged: {'; '.join(faults)}. Write or download it again, or read what "
-            "is there with damage='count'"
+            f"{path}: is damaged: {'; '.join(faults)}; {MENDED}. In Python, "
+            f"{COUNTED} counts what is missing"
         )
     return VideoIndex(
         path=path,
