@@ -237,6 +237,13 @@ def _render_reports(reports: "list[Report]", limit: int, out: Console) -> None:
         )
         if report.phrases:
             out.print(f"phrases: {report.phrases}, {report.masks} of them with a sound mask")
+        for name, other in report.other_fields.items():
+            near = f"; did you mean {other.near}?" if other.near else ""
+            out.print(
+                f"kept, and read by nothing: field {name!r} of {other.samples} sample(s){near}",
+                markup=False,
+                soft_wrap=True,
+            )
         for reason, count in report.dropped.items():
             out.print(f"left out: {count} {reason}", markup=False)
         if report.lengths:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,31 @@ from chiasm.core.protocols import ImagePreparer
 from chiasm.core.samples import Sample
 from chiasm.data.check_videos import VideoInspector
 from chiasm.data.conversation import Fault, shown
-from chiasm.data.formats import AUTO
+from chiasm.data.formats import AUTO, FORMATS, WHOLE_FILES
+from chiasm.data.formats.extras import EXTRAS
 from chiasm.data.formats.grounding import GroundingOptions
-from chiasm.data.formats.reader import Media, ReadOptions
+from chiasm.data.formats.reader import IMAGE_FIELDS, Media, ReadOptions
 from chiasm.data.locating import phrase_faults, phrase_text
 from chiasm.data.masks import read_mask
 from chiasm.data.media import load_image
 from chiasm.data.pair_check import pair_faults
 from chiasm.data.prompts import Prompter
 from chiasm.data.reading import Entry, read_file
+
+
+@dataclass(frozen=True)
+class OtherField:
+    """A field of records that nothing reads.
+
+    Attributes:
+        samples: How many samples have it.
+        near: The field of the format whose name is nearest, which it may be a misspelling of; empty
+            where none is near.
+    """
+
+    samples: int
+    near: str = ""
+
 
 Progress = Callable[[int, int], None]
 """Called with (records checked, records in all)."""
@@ -51,6 +68,7 @@ class Report:
         videos: Samples that name a video.
         distinct_videos: Different videos among them without fault.
         video_seconds: Length of these together.
+        other_fields: Fields that are kept and that nothing reads, by name.
     """
 
     path: str
@@ -71,6 +89,7 @@ class Report:
     videos: int = 0
     distinct_videos: int = 0
     video_seconds: float = 0.0
+    other_fields: Mapping[str, OtherField] = field(default_factory=dict)
 
     @property
     def histogram(self) -> list[tuple[int, int]]:
@@ -108,6 +127,7 @@ class Report:
             "videos": self.videos,
             "distinct_videos": self.distinct_videos,
             "video_seconds": self.video_seconds,
+            "other_fields": {name: asdict(one) for name, one in self.other_fields.items()},
             "tokens": self._token_counts() if self.lengths else None,
         }
 
@@ -188,11 +208,22 @@ def check(
         videos=inspector.videos.named,
         distinct_videos=inspector.videos.sound,
         video_seconds=inspector.videos.seconds,
+        other_fields=_other_fields(samples, reading.format),
     )
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
+
+
+def _other_fields(samples: Iterable[Sample], format: str) -> dict[str, OtherField]:
+    counts = _counts(name for sample in samples for name in sample.truth.get("fields", ()))
+    form = FORMATS.get(format) or WHOLE_FILES.get(format)
+    read = (*form.consumes, *EXTRAS, *IMAGE_FIELDS) if form is not None else ()
+    return {
+        name: OtherField(count, "".join(difflib.get_close_matches(name, read, n=1)))
+        for name, count in counts.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from chiasm.cli.main import app
 from chiasm.core.errors import DataError
 from chiasm.core.samples import Pair, Sample, Turn
-from chiasm.data.check import Report, check
+from chiasm.data.check import OtherField, Report, check
 from chiasm.data.dataset import create_dataset, load_dataset
 from chiasm.data.masks import ArrayMask
 from chiasm.data.pair_drawing import BOX, HIDDEN, draw_pair
@@ -204,6 +206,25 @@ def test_a_sound_file_has_no_fault_and_its_pairs_are_counted(folder: Path) -> No
         assert (report.pairs, report.samples, report.images) == (2, 2, 6)
         assert report.document()["pairs"] == 2
     assert len(reports[1].lengths) == 2, "one image a sample is rendered"
+
+
+def test_fields_that_nothing_reads_are_named_with_the_one_they_are_near_to(folder: Path) -> None:
+    own = {"occlusion_masks": "m.png", "photographer": "A. B."}
+    records = [record(id="odd", **own), record(id="even", box_original=[0, 0, 9, 9], **own)]
+    report = check(write(folder, [*records, record(id="sound", **EVERYTHING)]))
+    assert report.faults == () and report.samples == 3
+    assert report.other_fields == {
+        "box_original": OtherField(1, "box_orig"),
+        "occlusion_masks": OtherField(2, "occlusion_mask"),
+        "photographer": OtherField(2),
+    }
+    told = report.document()["other_fields"]
+    assert told["box_original"] == {"samples": 1, "near": "box_orig"}
+    done = CliRunner().invoke(app, ["data", "check", str(folder / "pairs.json")])
+    lines = done.stdout.splitlines()
+    assert done.exit_code == 0
+    assert lines[-2].endswith("'occlusion_masks' of 2 sample(s); did you mean occlusion_mask?")
+    assert lines[-1] == "kept, and read by nothing: field 'photographer' of 2 sample(s)"
 
 
 def test_an_empty_mask_is_sound(folder: Path) -> None:

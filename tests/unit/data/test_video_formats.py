@@ -11,7 +11,7 @@ import pytest
 
 from chiasm.core.errors import DataError
 from chiasm.core.samples import Segment
-from chiasm.data.check import check
+from chiasm.data.check import OtherField, check
 from chiasm.data.dataset import DatasetConfig, load_dataset
 from chiasm.data.formats import WHOLE_FILES
 from chiasm.data.splitting import split_by_image
@@ -245,6 +245,12 @@ def test_check_opens_videos_and_holds_segments_against_them(folder: Path) -> Non
     assert "is empty (0 bytes)" in told[2]
     assert "allowed: floats (frames, width)" in told[3]
     assert (report.videos, report.distinct_videos) == (5, 1)
+
+
+def test_fields_that_nothing_reads_are_named(folder: Path) -> None:
+    told = record(question="What?", answer="This.", domains="news", source="a camera")
+    found = check(annotate(folder, "a.json", told)).other_fields
+    assert found == {"domains": OtherField(1, "domain"), "source": OtherField(1)}
 
 
 def test_folders_without_annotations_or_of_other_sets_are_not_taken(tmp_path: Path) -> None:

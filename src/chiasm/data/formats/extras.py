@@ -9,7 +9,7 @@
 - `cells`: by name, labels (rows x columns of whole numbers), or one such table an image.
 
 All but `id` and `group` go to `Sample.truth` under their name. Any other field is kept as it is in
-`Sample.truth["fields"]`.
+`Sample.truth["fields"]`, and `chiasm data check` names it.
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ is optional:
   hidden share under `fraction`, and as COCO run lengths under `whole` and `hidden` the pixels of
   the thing and those of them that are hidden.
 
+Any other field is kept unread, as in every format (see `extras`), so that a misspelt one is no
+fault: `chiasm data check` names each of them, with the field that it is near to.
+
 The pictures, mask and boxes become `Sample.pair`. A file holds one object, a list of them, or one
 a line.
 """

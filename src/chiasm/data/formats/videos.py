@@ -314,4 +314,5 @@ VIDEOS = WholeFormat(
     read=read,
     form='{"video_id": ..., "actions": [{"start", "end", "label"}]}, or with "qa_pairs", '
     '"captions", or {"videos": [...], "messages": [...]}',
+    consumes=CONSUMED,
 )

@@ -54,12 +54,14 @@ class WholeFormat:
         finds: Whether a folder, or a file that is none of records, has this form.
         read: Reads it. Raises DataError where there is nothing to read.
         form: The form in a line, for messages.
+        consumes: As for `Format`; empty where a record keeps no other fields.
     """
 
     claims: Callable[[Mapping[str, Any]], bool]
     finds: Callable[[Path], bool]
     read: Callable[[Path, ReadOptions], Whole]
     form: str
+    consumes: tuple[str, ...] = ()
 
 
 @dataclass
