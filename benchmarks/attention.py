@@ -7,7 +7,8 @@ Width 768, 12 heads, one row. *Core* is the mixing of queries, keys and values (
 scan) alone; *module* has the projections too. Strided: stride 4. Local and global: a window of 128
 on either side and 16 global tokens. Memory: 64 slots. FAVOR+: 128 features. Mamba: expand 2,
 state 16, causal; all others see the whole row. Linear: its elu + 1 mixer. Hierarchical: 3 levels,
-window 64, full top.
+window 64, full top. Cores of performer-pytorch (as many features) and mambapy (its parallel scan)
+stand beside ours where these packages are installed.
 
 Time: every round runs every candidate once, in turn, and ratios are taken within a round; rounds go
 on until `--seconds` are spent, at least one after a warm-up, at most `--rounds`. With one thread it
@@ -35,7 +36,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.attention_candidates import NAMES, QUICK, Sizes, Way, memory_floor, operations, ways
+from benchmarks.attention_candidates import (
+    NAMES,
+    OTHERS,
+    QUICK,
+    Sizes,
+    Way,
+    memory_floor,
+    operations,
+    ways,
+)
 from chiasm.core.errors import InputError
 from chiasm.evaluation.peak_memory import peak_memory
 from chiasm.evaluation.provenance import code_commit, installed_versions
@@ -54,7 +64,7 @@ class Target:
         length: Tokens.
         kind: `faster`: time of the baseline over that of the type, at least `bound`; `smaller`:
             memory of the type over that of the baseline, at most `bound`.
-        baseline: sdpa or naive.
+        baseline: sdpa, naive, or a package.
         bound: The bound.
     """
 
@@ -81,7 +91,12 @@ def _targets() -> tuple[Target, ...]:
         ("mamba", "module", 8192, 1.1),
     ]
     found = [Target(n, level, "forward", c, "faster", "sdpa", b) for n, level, c, b in faster]
-    found.append(Target("mamba", "module", "forward", 8192, "faster", "naive", 4.0))
+    found += [
+        Target("mamba", "module", "forward", 8192, "faster", "naive", 4.0),
+        Target("performer", "core", "forward", 4096, "faster", "performer-pytorch", 1.8),
+        Target("performer", "core", "forward", 8192, "faster", "performer-pytorch", 1.8),
+        Target("mamba", "core", "both", 2048, "faster", "mambapy", 2.5),
+    ]
     smaller = [
         *[("performer", "forward", n, "sdpa", 1.5) for n in (4096, 8192, 16384)],
         *[("performer", "both", n, "sdpa", 1.05) for n in (4096, 8192, 16384)],
@@ -90,6 +105,7 @@ def _targets() -> tuple[Target, ...]:
         *[(name, "both", 4096, "naive", 0.04) for name in ("performer", "strided")],
         ("local_global", "both", 4096, "naive", 0.11),
         ("local_global", "both", 4096, "sdpa", 3.5),
+        ("mamba", "both", 2048, "mambapy", 0.15),
     ]
     found += [Target(n, "core", p, c, "smaller", base, b) for n, p, c, base, b in smaller]
     return tuple(found)
@@ -117,10 +133,15 @@ def seconds(made: Mapping[str, Way], rounds: int, budget: float, threads: int) -
     return found
 
 
-def memory_in_child(arguments: Sequence[str]) -> dict[str, float]:
-    """Measure memory in a fresh process of one thread, which alone can be forked safely."""
-    command = [sys.executable, "-m", "benchmarks.attention", *arguments, "--memory-only"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def memory_in_child(module: str, arguments: Sequence[str]) -> dict[str, float]:
+    """Measure memory in a fresh process of one thread, which alone can be forked safely.
+
+    Its heap gives all tensors pages of their own from the start, and takes none back for others:
+    holes that building the candidates left would add up to a tenth, and not the same each time.
+    """
+    command = [sys.executable, "-m", module, *arguments, "--memory-only"]
+    heap = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **heap}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring memory failed:\n{done.stderr}")
@@ -178,7 +199,7 @@ def table(case: Mapping[str, Any]) -> str:
         f"{'forward' if case['passes'] == 'forward' else 'forward and backward'}"
         f" ({case['threads']} thread(s), {case['clock']} time; memory at least "
         f"{case['floor_mib']:.0f} MiB)",
-        f"{'':14}{'ms':>9}{'x SDPA':>9}{'least..most':>15}{'limit':>8}{'x naive':>9}"
+        f"{'':18}{'ms':>9}{'x SDPA':>9}{'least..most':>15}{'limit':>8}{'x naive':>9}"
         f"{'MiB':>9}{'GFLOP':>8}  targets",
     ]
     for name, times in case["seconds"].items():
@@ -194,7 +215,7 @@ def table(case: Mapping[str, Any]) -> str:
         ]
         spread = "" if sdpa is None else f"{sdpa['least']:.2f}..{sdpa['largest']:.2f}"
         lines.append(
-            f"{name:14}{1e3 * statistics.median(times):9.1f}"
+            f"{name:18}{1e3 * statistics.median(times):9.1f}"
             f"{'' if sdpa is None else format(sdpa['median'], '.2f'):>9}{spread:>15}"
             f"{format(limit, '.1f') if case['level'] == 'core' else '':>8}"
             f"{'' if slow is None else format(slow['median'], '.2f'):>9}"
@@ -207,11 +228,15 @@ def table(case: Mapping[str, Any]) -> str:
 def measure(options: argparse.Namespace, level: str, passes: str, count: int) -> dict[str, Any]:
     """Measure one length, level and pass, memory first."""
     sizes = QUICK if options.quick else Sizes()
-    names = [n for n in options.types if n != "naive" or count <= options.naive_up_to]
+    greedy = () if count <= options.greedy_up_to else ("naive", "mambapy")
+    names = [n for n in options.types if n not in greedy]
+    if level != "core":
+        names = [n for n in names if n not in OTHERS]
     extra: dict[str, float] = {}
     if options.memory:
         given = ["--lengths", str(count), "--levels", level, "--passes", passes, "--types", *names]
-        extra = memory_in_child([*given, *(["--quick"] if options.quick else [])])
+        given += ["--quick"] if options.quick else []
+        extra = memory_in_child("benchmarks.attention", given)
     torch.set_num_threads(options.threads)
     made = ways(level, passes, sizes, count, names)
     case: dict[str, Any] = {
@@ -234,12 +259,14 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     lengths = [1024, 2048, 4096, 8192, 16384]
     parser.add_argument("--lengths", type=int, nargs="+", default=lengths)
-    parser.add_argument("--types", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--types", nargs="+", choices=(*NAMES, *OTHERS), default=[*NAMES, *OTHERS])
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS))
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=120, help="for each table, about")
-    parser.add_argument("--naive-up-to", type=int, default=8192, help="it needs 26 GB at 16384")
+    parser.add_argument(
+        "--greedy-up-to", type=int, default=8192, help="naive and mambapy (26 and 20 GB at 16384)"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round")

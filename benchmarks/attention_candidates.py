@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -54,13 +56,13 @@ def naive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class NaiveAttention(nn.Module):
-    """Projections around the whole map."""
+    """Projections around the whole map. Every token is real and stands for itself."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.projections = Projections(width=sizes.width, heads=sizes.heads)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
         return self.projections.join(naive(*self.projections(x)))
 
 
@@ -77,7 +79,7 @@ def memory_core(q: Tensor, k: Tensor, v: Tensor, slots: int) -> Tensor:
 def core_inputs(name: str, sizes: Sizes, count: int) -> tuple[Tensor, ...]:
     """Queries, keys and values as projections leave them; for Mamba the inputs of the scan."""
     torch.manual_seed(0)
-    if name != "mamba":
+    if name not in SCANS:
         made = torch.randn(3, 1, count, sizes.heads, sizes.head)
         return tuple(t.clone().transpose(1, 2) for t in made)
     channels, state = sizes.expand * sizes.width, sizes.state
@@ -134,12 +136,37 @@ def modules(sizes: Sizes) -> dict[str, nn.Module]:
     return built
 
 
+def others(sizes: Sizes) -> dict[str, Callable[..., Tensor]]:
+    """Cores of packages that do the same, of those that are installed."""
+    torch.manual_seed(0)
+    found: dict[str, Callable[..., Tensor]] = {}
+    if "performer-pytorch" in OTHERS:
+        package = import_module("performer_pytorch")
+        found["performer-pytorch"] = package.FastAttention(
+            dim_heads=sizes.head, nb_features=sizes.features
+        )
+    if "mambapy" in OTHERS:
+        parallel = import_module("mambapy.pscan").pscan
+
+        def scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+            states = parallel((dt[..., None] * a).exp(), (dt * x)[..., None] * b[:, :, None])
+            return (states @ c[..., None])[..., 0] + d * x
+
+        found["mambapy"] = scan
+    return found
+
+
 NAMES = tuple(cores(QUICK))
+_PACKAGES = {"performer-pytorch": "performer_pytorch", "mambapy": "mambapy"}
+OTHERS = tuple(name for name, package in _PACKAGES.items() if find_spec(package) is not None)
+"""What others offer, where it is installed; their cores only."""
+SCANS = ("mamba", "mambapy")
 
 
 def operations(name: str, sizes: Sizes, count: int) -> float:
     """Operations of a core's forward pass, a product and its sum counted as two."""
     pairs = 4 * sizes.width
+    name = {"performer-pytorch": "performer", "mambapy": "mamba"}.get(name, name)
     keys = {
         "naive": count,
         "sdpa": count,
@@ -167,7 +194,9 @@ def ways(level: str, passes: str, sizes: Sizes, count: int, names: Sequence[str]
     """What is run for each candidate."""
     backward = passes == "both"
     made: dict[str, Way] = {}
-    functions: Mapping[str, Any] = cores(sizes) if level == "core" else modules(sizes)
+    functions: Mapping[str, Any] = modules(sizes)
+    if level == "core":
+        functions = {**cores(sizes), **others(sizes)}
     shared: tuple[Tensor, ...] = ()
     if level == "core":
         shared = core_inputs("sdpa", sizes, count)
@@ -175,15 +204,16 @@ def ways(level: str, passes: str, sizes: Sizes, count: int, names: Sequence[str]
         torch.manual_seed(0)
         shared = (torch.randn(1, count, sizes.width),)
     for name in names:
-        special = level == "core" and name == "mamba"
+        special = level == "core" and name in SCANS
         inputs = core_inputs(name, sizes, count) if special else shared
         if backward:
             inputs = tuple(t.detach().requires_grad_() for t in inputs)
-        made[name] = _way(functions[name], inputs, backward)
+        made[name] = way(functions[name], inputs, backward)
     return made
 
 
-def _way(function: Any, inputs: tuple[Tensor, ...], backward: bool) -> Way:
+def way(function: Any, inputs: tuple[Tensor, ...], backward: bool) -> Way:
+    """Return a forward pass, or both: gradients of inputs and of all weights."""
     asked = list(inputs)
     if backward and isinstance(function, nn.Module):
         asked += [p for p in function.parameters() if p.requires_grad]
