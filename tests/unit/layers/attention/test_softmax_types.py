@@ -16,6 +16,7 @@ from chiasm.layers.attention.dense import softmax_attention
 from chiasm.layers.attention.hierarchical import HierarchicalAttentionConfig
 from chiasm.layers.attention.local_global import local_global_attention
 from chiasm.layers.attention.near_far import Far, Near, near_far_attention
+from chiasm.layers.attention.residue import has_kernel
 from chiasm.layers.attention.rows import MASKED
 from chiasm.layers.attention.strided import strided_attention
 
@@ -102,6 +103,37 @@ def test_strided_is_the_masked_reference(
     found = strided_attention(q, k, v, stride=stride, window=window, causal=causal, bias=bias)
     expected = reference(q, k, v, seen, bias)
     check_agree(real_rows(found, bias), real_rows(expected, bias), (q, k, v))
+
+
+def test_the_kernels_that_strided_attention_calls_by_name_are_there() -> None:
+    assert has_kernel(torch.zeros(1, 2, 3, 5))
+    assert not has_kernel(torch.zeros(1, 2, 0, 5))
+
+
+@ways
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("count", [1, 13, 150])
+def test_strided_by_class_without_these_kernels(
+    count: int, biased: bool, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: classes padded to one length, and one call."""
+    bias = some_bias(count) if biased else None
+    q, k, v = heads(count)
+    with_kernels = strided_attention(q, k, v, stride=3, causal=causal, bias=bias)
+    monkeypatch.setattr("chiasm.layers.attention.strided.has_kernel", lambda x: False)
+    found = strided_attention(q, k, v, stride=3, causal=causal, bias=bias)
+    check_agree(real_rows(found, bias), real_rows(with_kernels, bias), (q, k, v))
+
+
+@pytest.mark.parametrize("pieces", [1, 1000])
+def test_gradients_of_a_class_in_pieces_of_heads(
+    pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chiasm.layers.attention.residue._PIECES", pieces)
+    q, k, v = heads(29)
+    i, j = places(29)
+    found = strided_attention(q, k, v, stride=3)
+    check_agree(found, reference(q, k, v, (i - j) % 3 == 0, None), (q, k, v))
 
 
 @ways
