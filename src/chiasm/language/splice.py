@@ -100,6 +100,18 @@ def check_ends_real(attention_mask: Tensor, purpose: str) -> None:
         )
 
 
+def pads_on_the_left(attention_mask: Tensor) -> bool:
+    """Whether rows that change their length are filled up on the left.
+
+    So they are unless a row ends in padding. Where no row has any, nobody said, and a row that ends
+    in a real token can be both scored and continued.
+
+    Args:
+        attention_mask: int64 (B, S), 1 for a real token.
+    """
+    return bool((attention_mask[:, -1] == 1).all())
+
+
 def splice(
     batch: Batch,
     tokens: VisualTokens | None,
@@ -257,7 +269,7 @@ def _sources(batch: Batch, written: Written) -> tuple[Tensor, Tensor]:
         repeats[row, batch.token_types[row] == IMAGE_TOKEN] = torch.cat(own).to(repeats)
     expanded = [places.repeat_interleave(counts) for counts in repeats]
     longest = max(len(row) for row in expanded)
-    on_the_left = bool((batch.attention_mask[:, 0] == 0).any())
+    on_the_left = pads_on_the_left(batch.attention_mask)
     sources = torch.full((rows, longest), -1, device=device)
     for index, row_sources in enumerate(expanded):
         start = longest - len(row_sources) if on_the_left else 0

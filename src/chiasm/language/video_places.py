@@ -22,7 +22,7 @@ from chiasm.core.errors import PlaceholderError
 from chiasm.core.tokens import VisualTokens
 from chiasm.language.host import Host
 from chiasm.language.hosts.protocol import Extras
-from chiasm.language.splice import Spliced
+from chiasm.language.splice import Spliced, pads_on_the_left
 
 
 def _nothing(counts: Sequence[int], features: Tensor) -> Extras:
@@ -142,7 +142,7 @@ def fit_placeholders(batch: Batch, counts: Sequence[int], pad_id: int) -> Batch:
     limits = torch.tensor(counts, device=nth.device)[:, None]
     keep = (batch.attention_mask == 1) & ((batch.token_types != IMAGE_TOKEN) | (nth <= limits))
     longest = int(keep.sum(1).max())
-    on_the_left = bool((batch.attention_mask[:, 0] == 0).any())
+    on_the_left = pads_on_the_left(batch.attention_mask)
 
     def take(values: Tensor, fill: int) -> Tensor:
         kept = values.new_full((len(values), longest), fill)

@@ -258,6 +258,20 @@ def test_repeats_carry_everything_along(build: type, padding: str) -> None:
     assert [len(image) for image in held] == [2 * count for count in counts]
 
 
+def test_rows_without_padding_can_still_be_continued_when_one_grows(llava: Host) -> None:
+    letters = "b"
+    while True:
+        batch = tiny_batch(llava, [["a", small()], [letters]])
+        if bool(batch.attention_mask.all()):
+            break
+        letters += "b"
+        assert len(letters) < 99
+    tokens, extras = tokens_of(llava, batch)
+    spliced = llava.splice(batch, doubled(tokens), extras, tokens_per_cell=2)
+    assert spliced.attention_mask[:, -1].tolist() == [1, 1]
+    assert spliced.attention_mask[:, 0].tolist() == [1, 0]
+
+
 def test_deepstack_features_go_to_the_hosts_own_tokens() -> None:
     host = tiny_qwen3_vl()
     batch = tiny_batch(host, [["a", small()]])

@@ -88,6 +88,21 @@ def test_placeholders_that_are_left_over_are_taken_away(left: bool) -> None:
     assert shorter.input_ids.shape[1] == 6
 
 
+def test_rows_without_padding_are_filled_where_they_can_still_be_continued() -> None:
+    batch = prompts(9)
+    rows = batch.input_ids[[0, 0]]
+    full = replace(
+        batch,
+        input_ids=rows,
+        attention_mask=torch.ones_like(rows),
+        labels=batch.labels[[0, 0]],
+        token_types=batch.token_types[[0, 0]],
+    )
+    found = fit_placeholders(full, [4, 1], pad_id=0)
+    assert found.input_ids[1].tolist() == [0, 0, 0, 11, 12, 9, 13, 14, 15]
+    assert found.attention_mask[1].tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+
+
 def test_more_states_than_placeholders_are_an_error() -> None:
     with pytest.raises(PlaceholderError, match="row 1: 5 states of its video for 4 placeholders"):
         fit_placeholders(prompts(9), [4, 5], pad_id=0)
@@ -110,6 +125,17 @@ def test_time_row_and_column_are_positions_of_a_host_that_rotates_by_them() -> N
     assert row == [0, 1, 2, 3, 3, 3, 9, 10, 11]
     assert column == [0, 1, 2, 2, 4, 3, 9, 10, 11]
     assert found.position_ids[0, 1, :5].tolist() == [0, 4, 10, 11, 12]
+
+
+def test_text_goes_on_after_the_largest_of_time_row_and_column() -> None:
+    """All is seen at once in a frame of 2 x 3 cells, so that the column is the largest."""
+    host = build_tiny("qwen2_5_vl")
+    shown = states(host.token_width)
+    shown = replace(shown, times=torch.zeros_like(shown.times))
+    found = write_video(host, prompts(host.image_token_id), shown, shown.features)
+    # Cells 5, 0, 4, 3 from position 2 on; column 2 of the first of them is the largest.
+    assert found.position_ids[:, 0, 2:6].tolist() == [[2, 2, 2, 2], [3, 2, 3, 3], [4, 2, 3, 2]]
+    assert found.position_ids[:, 0, 6:].tolist() == [[5, 6, 7]] * 3
 
 
 def test_without_a_clock_time_goes_from_moment_to_moment() -> None:

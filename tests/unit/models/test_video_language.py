@@ -151,6 +151,16 @@ def test_it_writes_what_follows_the_likeliest_token(family: str) -> None:
     assert model.generate(batch) == alone
 
 
+def test_questions_of_one_length_about_videos_of_several_are_answered_as_alone() -> None:
+    """No row of the text has padding, and the row of the shorter video needs some."""
+    model = tiny_teller("llava")
+    asked = [replace(one, turns=LONG.turns[:1]) for one in (SHORT, LONG)]
+    batch = model.collator.collate(asked, generation=True)
+    assert bool(batch.attention_mask.all())
+    alone = [model.generate(model.collator.collate([one], True))[0] for one in asked]
+    assert model.generate(batch) == alone and len(set(alone)) == 2
+
+
 def test_each_parameter_lies_in_one_part() -> None:
     model = tiny_teller()
     parts = [p for part in model.parts.values() for p in part.parameters()]
