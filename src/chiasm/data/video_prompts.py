@@ -13,7 +13,7 @@ from chiasm.core.batch import IGNORE, Batch
 from chiasm.core.errors import DataError, InputError
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.protocols import PreparedImages
-from chiasm.core.samples import Sample, VideoSource
+from chiasm.core.samples import Sample
 from chiasm.data.collate import Side, pad_prompts
 from chiasm.data.conversation import name_of
 from chiasm.data.fitting import OverLong, Row, Tally, fit_rows
@@ -45,7 +45,7 @@ class VideoPromptCollator:
 
     The video opens the first user turn. Each row has as many placeholders as a video may have
     states; a model takes away what a short video leaves over. Rows that follow each other about the
-    same video share it (`VideoBatch.asked`), so that it is read once.
+    same video of the same domain share it (`VideoBatch.asked`), so that it is read once.
 
     Args:
         prompter: Renders the conversations.
@@ -105,7 +105,7 @@ class VideoPromptCollator:
         sources: list[Sample] = []
         asked: list[int] = []
         for sample in text.samples:
-            if not sources or not same_video(sources[-1].video, sample.video):
+            if not sources or not same_video(sources[-1], sample):
                 # Only frames and times are read: what is asked stands in the prompt.
                 sources.append(replace(sample, turns=(), segments=None, truth={}))
             asked.append(len(sources) - 1)
@@ -159,7 +159,12 @@ def _with_place(sample: Sample) -> Sample:
     return replace(sample, turns=tuple(turns), images=(_STAND_IN,), phrases=(), pair=None)
 
 
-def same_video(one: VideoSource | None, other: VideoSource | None) -> bool:
-    """Whether two samples are about one video: the same object, or paths of one name."""
-    named = isinstance(one, str | Path) and isinstance(other, str | Path)
-    return one is other or (named and str(one) == str(other))
+def same_video(one: Sample, other: Sample) -> bool:
+    """Whether a reading of one sample's video does for the other.
+
+    That takes the same object, or paths of one name; and one domain, which a video may be read by.
+    """
+    video, further = one.video, other.video
+    named = isinstance(video, str | Path) and isinstance(further, str | Path)
+    same = video is further or (named and str(video) == str(further))
+    return same and one.group == other.group

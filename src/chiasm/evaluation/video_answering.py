@@ -45,7 +45,7 @@ class VideoAnswerer:
             last = (Turn("user", (sample.turns[-1].text,)),)
             # What the head does not read as a question has a row of its own, without words.
             asks = all(map(self._asks, (sample, *together[-1:])))
-            if asks and together and together[-1].video is sample.video:
+            if asks and together and same_video(together[-1], sample):
                 together[-1] = replace(together[-1], turns=together[-1].turns + last)
             else:
                 together.append(replace(sample, turns=last, segments=None, truth={}))
@@ -116,7 +116,7 @@ class VideoCaptioner:
         self.check(samples)
         texts: list[str] = []
         for place, sample in enumerate(samples):
-            if place and same_video(samples[place - 1].video, sample.video):
+            if place and same_video(samples[place - 1], sample):
                 texts.append(texts[-1])
             else:
                 kept = ShownVideo.look(self.model, sample.video, sample.group)

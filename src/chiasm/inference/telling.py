@@ -53,7 +53,7 @@ def tell_samples(
 
     Args:
         model: The model.
-        samples: With videos; those of one video that follow each other share its reading.
+        samples: With videos; those of one video and domain that follow each other share a reading.
         generation: How to write.
         progress: Called with the number of samples that are done.
 
@@ -66,7 +66,7 @@ def tell_samples(
         MediaError: A video cannot be read.
     """
     found: list[dict[str, Any]] = []
-    shown, video = None, None
+    shown, before = None, None
     for sample in samples:
         asked = [turn for turn in sample.turns if turn.role == "user"]
         if not asked:
@@ -74,9 +74,9 @@ def tell_samples(
                 f"{sample.origin or sample.identifier}: nothing is asked about the video, and this "
                 "model only answers; give a question"
             )
-        if shown is None or not same_video(video, sample.video):
+        if shown is None or before is None or not same_video(before, sample):
             shown = ShownVideo.look(model.watcher, sample.video, sample.group)
-            video = sample.video
+        before = sample
         system = tuple(turn for turn in sample.turns if turn.role == "system")
         for number, turn in enumerate(asked):
             name = sample.identifier if len(asked) == 1 else f"{sample.identifier}#{number}"

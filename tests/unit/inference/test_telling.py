@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from chiasm import Session
 from chiasm.core.errors import DataError, InputError
@@ -93,6 +94,32 @@ def test_a_video_is_watched_through_the_domain_that_it_names() -> None:
     assert line["text"] == whole(model, sample.video, "What?")
     with pytest.raises(InputError, match="this model has parts for each domain"):
         tell_samples(model, [sample], Generation(NEW))
+
+
+def test_one_video_of_two_domains_is_read_through_each() -> None:
+    model = tiny_teller("llava", by_domain={"adapters": {"rank": 2}, "router": None})
+    torch.manual_seed(3)
+    for name, parameter in model.watcher.reading.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    talk = told(noise(9), "What?")
+    samples = [replace(talk, identifier=name, group=name) for name in ("news", "sports", "sports")]
+    alone = [tell_samples(model, [one], Generation(NEW))[0]["text"] for one in samples]
+    assert alone[0] != alone[1]
+    together = tell_samples(model, samples, Generation(NEW))
+    assert [line["text"] for line in together] == alone
+    batch = model.collator.collate(samples, generation=True)
+    assert batch.videos is not None and batch.videos.asked.tolist() == [0, 1, 1]
+    assert model.generate(batch, max_new_tokens=NEW) == alone
+
+
+def test_a_question_of_a_file_keeps_what_the_system_says(model: Any) -> None:
+    talk = told(noise(6), "What?")
+    talk = replace(talk, turns=(Turn("system", ("Be brief.",)), *talk.turns))
+    (line,) = tell_samples(model, [talk], Generation(NEW))
+    batch = model.collator.collate([talk], generation=True)
+    assert line["prompt_tokens"] == int(batch.attention_mask.sum())
+    assert line["text"] == model.generate(batch, max_new_tokens=NEW)[0]
 
 
 def test_a_conversation_with_a_video_part_is_answered(model: Any) -> None:

@@ -34,6 +34,22 @@ def test_answers_are_those_of_the_head_and_a_video_is_read_once() -> None:
         assert answer == model.answers[int(scores.argmax())]
 
 
+def test_one_video_of_two_domains_is_read_through_each() -> None:
+    caption = {"width": 26, "heads": 2, "layers": 1, "longest": 5}
+    domains = {"adapters": {"rank": 2}, "router": None}
+    model = tiny_video(by_domain=domains, caption_head=caption)
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name or "head" in name:
+            torch.nn.init.normal_(parameter)
+    for answerer, text in ((VideoAnswerer, "What moved?"), (VideoCaptioner, VIDEO_REQUEST)):
+        sample = asked(noise(7, 1), text)
+        samples = [replace(sample, identifier=name, group=name) for name in ("news", "sports")]
+        alone = [answerer(model).answers([one])[0] for one in samples]
+        assert alone[0] != alone[1]
+        assert answerer(model).answers(samples) == alone
+
+
 def test_the_suite_of_answers_scores_it() -> None:
     dataset = MotionDataset(world="motion", split="test", count=3, questions_per_video=2)
     samples = [dataset[index] for index in range(3)]
