@@ -54,6 +54,7 @@ def evaluate_video_of(
     Raises:
         ChiasmError: The run watches no videos, or the data cannot be watched or scored.
     """
+    from chiasm.data.video_words import ACTIONS_REQUEST
     from chiasm.evaluation.bootstrap import Bootstrap
     from chiasm.evaluation.merge_ledger_page import render_ledgers
     from chiasm.evaluation.saving import page_path, save_report, write_page
@@ -81,6 +82,7 @@ def evaluate_video_of(
         samples,
         train_samples=training,
         bootstrap=Bootstrap(seed=seed),
+        caption_requests=model.collator.requests - {ACTIONS_REQUEST},
         settings=_settings(run, model),
         data=data,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def score_videos(
     *,
     train_samples: Iterable[Sample] | None = None,
     bootstrap: Bootstrap | None = None,
-    caption_request: str = VIDEO_REQUEST,
+    caption_requests: Set[str] = frozenset({VIDEO_REQUEST}),
     settings: Mapping[str, Any] | None = None,
     data: str = "",
 ) -> VideoScores:
@@ -122,7 +122,8 @@ def score_videos(
         samples: The videos with their truth.
         train_samples: For the majority baseline of answers; see `evaluate`.
         bootstrap: How intervals are drawn.
-        caption_request: What samples ask whose answer is a caption.
+        caption_requests: What samples ask whose answer is a caption, without space around it; see
+            `VideoCaptions.requests`.
         settings: What shaped the predictions, for the report; see `Described.describe`.
         data: Name of the data, for the report.
 
@@ -132,13 +133,13 @@ def score_videos(
         InputError: There is nothing to score, or a segment is unsound.
     """
     samples = list(samples)
-    by_task = _by_task(samples, caption_request)
+    by_task = _by_task(samples, caption_requests)
     known = {sample.identifier for sample in samples}
     known |= {question.identifier for question in split_questions(samples)}
     found = _by_identifier(predictions, known)
     detection, videos = _detection(found, samples)
     texts: dict[str, EvaluationReport] = {}
-    training = _by_task(list(train_samples or ()), caption_request)
+    training = _by_task(list(train_samples or ()), caption_requests)
     for suite in (ANSWERS, CAPTIONS):
         if not _told(found, by_task[suite], suite):
             continue
@@ -178,18 +179,17 @@ class _Predicted:
         return [str(self.predictions[sample.identifier]["text"]) for sample in samples]
 
 
-def _by_task(samples: Sequence[Sample], caption_request: str) -> dict[str, list[Sample]]:
+def _by_task(samples: Sequence[Sample], caption_requests: Set[str]) -> dict[str, list[Sample]]:
     """Sort samples by what they ask for; one that asks for several things asks questions."""
-    tasks = {caption_request: CAPTIONS, ACTIONS_REQUEST: "actions"}
+    tasks = {**dict.fromkeys(caption_requests, CAPTIONS), ACTIONS_REQUEST: "actions"}
     found: dict[str, list[Sample]] = {ANSWERS: [], CAPTIONS: [], "actions": []}
     for sample in samples:
         asked = {
-            before.text
+            tasks.get(before.text.strip(), ANSWERS)
             for before, turn in zip(sample.turns, sample.turns[1:], strict=False)
             if turn.supervised and before.role == "user"
         }
-        task = tasks.get(next(iter(asked)), ANSWERS) if len(asked) == 1 else ANSWERS
-        found[task].append(sample)
+        found[next(iter(asked)) if len(asked) == 1 else ANSWERS].append(sample)
     return found
 
 

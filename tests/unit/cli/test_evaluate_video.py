@@ -40,6 +40,12 @@ def models() -> dict[str, Any]:
             caption_head={"width": 26, "heads": 2, "layers": 1, "longest": 37},
             **fast,
         ),
+        "teller": tiny_watcher(
+            action_head=None,
+            caption_head={"width": 26, "heads": 2, "layers": 1, "longest": 7},
+            caption_requests=["Tell me."],
+            **fast,
+        ),
         "dual": build_dual(),
     }
 
@@ -111,6 +117,29 @@ def test_captions_are_scored(run: Any, world: Path, tmp_path: Path) -> None:
     said = [predictions[sample.identifier]["text"] for sample in captions]
     truth = [[tokenise_caption(str(sample.turns[1].text))] for sample in captions]
     assert numbers["rouge_l"] == pytest.approx(rouge_l(said, truth))
+
+
+def test_captions_that_another_text_asks_for_are_no_answers(
+    run: Any, world: Path, tmp_path: Path
+) -> None:
+    source = world / "test" / "annotations" / "video_captioning.json"
+    records = [
+        {
+            "video_id": one["video_id"],
+            "messages": [
+                {"role": "user", "content": "<video>Tell me."},
+                {"role": "assistant", "content": "a red ball moves"},
+            ],
+        }
+        for one in json.loads(source.read_text(encoding="utf-8"))
+    ]
+    data = source.with_name("told.json")
+    data.write_text(json.dumps(records), encoding="utf-8")
+    done = run("teller", "--data", data, "--json")
+    data.unlink()
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert set(document["texts"]) == {"captions"} and "rouge_l" in document["numbers"]
 
 
 def test_the_suite_of_captions_is_for_what_the_caption_head_writes(

@@ -226,8 +226,16 @@ def test_a_request_for_captions_may_be_another() -> None:
         for sample in videos("captions", 5)
     ]
     said = [{"id": s.identifier, "text": s.turns[-1].text} for s in samples]
-    assert set(score_videos(said, samples, caption_request="Tell.").texts) == {"captions"}
+    requests = {"Tell.", "Describe."}
+    assert set(score_videos(said, samples, caption_requests=requests).texts) == {"captions"}
     assert set(score_videos(said, samples).texts) == {"answers"}
+    # As the model is asked, space around a request and which one it is make no difference.
+    first, *others = samples
+    asked = Turn("user", ("Tell.\n",)), first.turns[1], Turn("user", ("Describe.",)), first.turns[1]
+    twice = replace(first, turns=asked, truth={})
+    told = [{"id": f"{first.identifier}#{place}", "text": "x"} for place in range(2)]
+    found = score_videos([*told, *said[1:]], [twice, *others], caption_requests=requests)
+    assert found.texts["captions"].overall.count == 6 and not found.unscored
 
 
 def test_a_video_asked_for_several_things_asks_questions() -> None:
