@@ -18,10 +18,11 @@ from chiasm.core.errors import InputError
 from chiasm.data.world.motion_worlds import MotionDataset
 from chiasm.evaluation.merge_ledger import LedgerRow, MergeLedger, keep_ledger
 from chiasm.evaluation.merge_ledger_page import render_ledgers, save_ledgers
-from chiasm.evaluation.video_stages import LedgerStage, video_stages
+from chiasm.evaluation.video_stages import LedgerStage, count_tokens, video_stages
 from chiasm.recipes.objective_choice import ObjectiveChoice
 from chiasm.recipes.video_choice import VideoChoice
 from chiasm.recipes.video_models import build_video
+from tests.unit.compression.clips import clip_tokens
 from tests.unit.evaluation.watchers import COLUMNS, FRAMES, ROWS, Watcher, video
 
 CELLS = FRAMES * ROWS * COLUMNS
@@ -125,6 +126,86 @@ def test_the_time_of_merging_is_taken_out_of_the_encoders() -> None:
     assert model.reading.compression is slow
 
 
+class Clock:
+    """Tells a second more each time that it is asked."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+class Recording:
+    """A compression that keeps what it was given, and gives one token more each time."""
+
+    def __init__(self) -> None:
+        self.given: list[dict[str, Any]] = []
+
+    def compress(self, tokens: Any, frames: Any = None, **options: Any) -> Any:
+        self.given.append({"tokens": tokens, "frames": frames, **options})
+        return clip_tokens([(1, 1, len(self.given))], width=3)
+
+
+class Encoder:
+    """Merges in two calls, and then works as long as it is told to, run by run."""
+
+    def __init__(self, clock: Clock, *work: float) -> None:
+        self.clock, self.work = clock, list(work)
+        self.compression: Any = Recording()
+        self.options = {"importance": object(), "attention": object(), "progress": 0.375}
+
+    def encode(self, tokens: Any) -> Any:
+        for frames in ("first", "second"):
+            merged = self.compression.compress(tokens, frames, **self.options)
+        self.clock.now += self.work.pop(0)
+        return merged
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("chiasm.evaluation.merge_ledger.perf_counter", clock)
+    return clock
+
+
+def test_looking_at_merging_and_the_warm_up_cost_nothing(clock: Clock) -> None:
+    model = Encoder(clock, 1000, 200, 30)
+    stages = [LedgerStage("encode", model.encode, count_tokens)]
+    source = clip_tokens([(1, 5, 7)], width=3)
+    found = keep_ledger(stages, source, merging=model, repeats=2, memory=False)
+    # Two calls to merge: of each, a second inside, and one before and one after it for looking.
+    # Between those three calls of the clock and the stage's own lie three seconds more.
+    assert found.row("merge").milliseconds == (2000.0, 2000.0)
+    assert found.row("encode").milliseconds == (203_000.0, 33_000.0)
+    assert found.row("total").milliseconds == (205_000.0, 35_000.0)
+    assert found.context["repeats"] == 2
+
+
+def test_merging_is_told_all_that_it_would_be_told_unobserved(clock: Clock) -> None:
+    model = Encoder(clock, 0, 0)
+    own = model.compression
+    source = clip_tokens([(1, 5, 7)], width=3)
+    stages = [LedgerStage("encode", model.encode, count_tokens)]
+    found = keep_ledger(stages, source, merging=model, repeats=1, memory=False)
+    calls = [{"tokens": source, "frames": name, **model.options} for name in ("first", "second")]
+    assert own.given == calls * 2
+    # Counts are of the last run, as the stage's own are: 3 and 4 tokens, of which 4 went on.
+    merge, encode = found.row("merge"), found.row("encode")
+    assert (merge.tokens_in, merge.tokens_out, encode.tokens_out) == (70, 3 + 4, 4)
+
+
+def test_the_total_takes_what_the_first_stage_takes_and_gives_what_the_last_one_gives() -> None:
+    stages = [
+        LedgerStage("count", lambda x: x, lambda x: x),
+        LedgerStage("double", lambda x: 2 * x, lambda x: x),
+        LedgerStage("more", lambda x: x + 3, lambda x: x),
+    ]
+    total = keep_ledger(stages, 7, repeats=1, memory=False).row("total")
+    assert (total.tokens_in, total.tokens_out) == (None, 17)
+
+
 def test_stages_run_without_a_model_and_what_is_said_is_finished() -> None:
     said: list[Any] = []
     assert ledger(0.4, finish=said.append).row("predict").tokens_out is None
@@ -142,6 +223,7 @@ from chiasm.evaluation.video_stages import video_stages
 from chiasm.recipes.objective_choice import ObjectiveChoice
 from chiasm.recipes.video_choice import VideoChoice
 from chiasm.recipes.video_models import build_video
+from tests.unit.compression.clips import clip_tokens
 from tests.unit.evaluation.watchers import Watcher, heavy, video
 
 model = Watcher(0.4)

@@ -45,6 +45,21 @@ def test_a_thing_within_its_cell_has_no_rim() -> None:
     assert told(found["act"]) == {}
 
 
+def test_a_thing_smaller_than_its_cell_has_the_whole_of_it() -> None:
+    found = labels(thing("red", 38, 28, size=2))
+    assert told(found["colour"]) == {(2, 3): value("colour", "red")}
+
+
+def test_a_thing_that_ends_where_its_cell_does_has_no_rim() -> None:
+    assert [*told(labels(thing("red", 35, 25, size=SIDE))["colour"])] == [(2, 3)]
+
+
+def test_cells_need_not_be_square() -> None:
+    motion = Motion(5 * SIDE, 7 * 12, 10.0, 40, "general", (thing("red", 6.5 * 12, 45),), ())
+    found = label_motion(Timeline(motion), [0], 5, 7)
+    assert told(found["colour"][0].tolist()) == {(4, 6): value("colour", "red")}
+
+
 def test_cells_at_the_rim_have_no_label_and_others_show_nothing() -> None:
     around = {(2 + down, 3 + across) for down in (-1, 0, 1) for across in (-1, 0, 1)} - {(2, 3)}
     for table in labels(thing("red", 35, 25, size=14)).values():
@@ -52,8 +67,15 @@ def test_cells_at_the_rim_have_no_label_and_others_show_nothing() -> None:
 
 
 @pytest.mark.parametrize("order", [0, 1])
-def test_of_two_things_in_a_cell_the_nearer_one_is_told(order: int) -> None:
-    things = (thing("red", 35, 26), thing("blue", 38, 28))[:: 1 - 2 * order]
+@pytest.mark.parametrize(
+    ("red", "blue"),
+    [((35, 26), (38, 28)), ((38, 25), (35, 29)), ((35, 28), (39, 25)), ((37, 27), (35, 29))],
+    ids=["both", "across", "down", "slanting"],
+)
+def test_of_two_things_in_a_cell_the_nearer_one_is_told(
+    red: tuple[int, int], blue: tuple[int, int], order: int
+) -> None:
+    things = (thing("red", *red), thing("blue", *blue))[:: 1 - 2 * order]
     assert labels(*things)["colour"][2][3] == value("colour", "red")
 
 
@@ -72,6 +94,9 @@ def test_what_is_just_growing_says_what_it_does_and_not_how_it_looks() -> None:
         assert found["colour"][2][3] == (value("colour", "red") if known else IGNORE)
         assert found["shape"][2][3] == (value("shape", "circle") if known else IGNORE)
         assert found["act"][2][3] == value("act", "appear")
+    # Its rim grows with it.
+    small = labels(thing("red", 35, 25, size=14), acts=acts, frame=3)
+    assert [*told(small["colour"])] == [(2, 3)]
     later = (Act("appear", 0, 5, 10),)
     assert told(labels(thing("red", 35, 25), acts=later, frame=4)["colour"]) == {}
 
