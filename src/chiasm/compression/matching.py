@@ -25,6 +25,11 @@ ValueT = TypeVar("ValueT", Tensor, Tensor | None)
 _BLOCK = 1 << 24
 """Similarities held at once: 64 MiB in float32, whatever the number of tokens."""
 
+_STEPS = {torch.float32: 1 << 17, torch.float64: 1 << 40}
+"""Similarities and scores are whole numbers of such parts of 1. Tokens that are alike, as those of
+a still video, have one similarity but for rounding, and that depends on how many are multiplied at
+once and on the machine; what is merged must not."""
+
 
 def match_tokens(
     metric: Tensor,
@@ -166,14 +171,15 @@ class _Round:
         givers, takers = self._deal()
         score, best = self._nearest(givers, takers)
         if self.importance is not None:
-            score = score - penalty * self.importance.gather(1, givers.places)
+            price = penalty * self.importance.gather(1, givers.places)
+            score = (score - _STEPS[score.dtype] * price).round_()
         if givers.real is not None:
             score = score.masked_fill(~givers.real, -torch.inf)
         merged = [
             min(count - wanted, have, max(1, int(step * count)))
             for count, wanted, have in zip(counts, keep, givers.counts, strict=True)
         ]
-        # A stable sort: of equal scores the earlier token goes first, on every machine.
+        # A stable sort: of equal scores the earlier token goes first.
         order = score.argsort(dim=1, descending=True, stable=True)[:, : max(merged)]
         source = givers.places.gather(1, order)
         target = takers.places.gather(1, best.gather(1, order))
@@ -233,14 +239,14 @@ class _Round:
         return _Kind.of(free & even), _Kind.of(free & ~even)
 
     def _nearest(self, givers: _Kind, takers: _Kind) -> tuple[Tensor, Tensor]:
-        """Return for each giver its highest cosine (B, givers) and which taker has it."""
+        """Return for each giver its highest cosine, in `_STEPS` (B, givers), and whose it is."""
         exact = torch.promote_types(self.metric.dtype, torch.float32)
         unit = F.normalize(self.metric.to(exact), dim=-1)
-        queries, keys = givers.take(unit), takers.take(unit).mT
+        queries, keys = givers.take(unit) * _STEPS[exact], takers.take(unit).mT
         rows = max(1, _BLOCK // max(1, keys.shape[0] * keys.shape[2]))
         found = []
         for part in queries.split(rows, dim=1):
-            likeness = part @ keys
+            likeness = (part @ keys).round_()
             if takers.real is not None:
                 likeness.masked_fill_(~takers.real[:, None], -torch.inf)
             found.append(likeness.max(dim=2))

@@ -239,6 +239,21 @@ def test_two_runs_agree_bit_for_bit_even_among_equals() -> None:
     assert one_round.sources[0, :6].tolist() == [0, 0, 0, 1, 0, 2]
 
 
+@pytest.mark.parametrize("weights", [None, 0.3])
+def test_what_rounding_alone_tells_apart_is_equal(weights: float | None) -> None:
+    """Another machine, or another number of rows, adds up in another order."""
+    tokens = clip_tokens([(6, 3, 5)], width=53)
+    still = tokens.features[:, :15].repeat(1, 6, 1)
+    noise = torch.randn(still.shape, generator=torch.Generator().manual_seed(1))
+    importance = None if weights is None else torch.full(still.shape[:2], weights)
+    sources = []
+    for scale in (0.0, 1e-7):
+        near = tokens.with_features(still * (1 + scale * noise))
+        worth = None if importance is None else importance * (1 + scale * noise[..., 0])
+        sources.append(merge_tokens(near, 41, worth).sources)
+    assert torch.equal(*sources)
+
+
 def test_all_tokens_kept_is_the_identity_bit_for_bit() -> None:
     tokens = clip_tokens([(2, 3, 5), (1, 2, 3)])
     merged = merge_tokens(tokens, [30, 6], torch.rand(2, 30))

@@ -96,6 +96,31 @@ def numbers_of(kept: Watched) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
+def test_what_stands_still_is_merged_alike_whole_and_clip_by_clip() -> None:
+    """Cells of a still are equal but for rounding, which must not say which of them merge."""
+    moving = {"motion": {"kind": "difference"}, "motion_weight": 1.0, "saliency_weight": 0.0}
+    model = tiny_video(
+        compression={"kind": "guided", "importance": moving},
+        **{**STREAMED, "frames": {"offsets": [-1]}},
+    )
+    video = torch.from_numpy(noise(15))
+    video[5:10], video[10:] = video[5].clone(), video[10].clone()
+    video[12] = torch.from_numpy(noise(1, seed=9))[0]
+    videos = collated(model, asked(video.numpy(), "What moved?")).videos
+    assert videos is not None
+    with torch.no_grad():
+        whole = model.reading.encode(videos)
+        whole = model.reading.think(whole)
+        watched, states = model.reading.begin(), []
+        for clip, times in zip(video.split(5), videos.times[0].split(5), strict=True):
+            read, watched = model.reading.watch(clip, times, watched)
+            states.append(read)
+    assert torch.cat([one.sizes for one in states], 1).equal(whole.sizes)
+    torch.testing.assert_close(
+        torch.cat([one.features for one in states], 1), whole.features, rtol=0, atol=1e-5
+    )
+
+
 def test_a_stream_keeps_as_much_after_many_clips_as_after_few() -> None:
     model = tiny_video(compression=HALF, memory=23, **STREAMED)
     watched, kept = model.reading.begin(), []
