@@ -225,19 +225,26 @@ def _predict_file(
     from chiasm.cli.predict_video import predict_video_file
     from chiasm.inference.responding import Generation
     from chiasm.inference.senses import check_sense
+    from chiasm.models.video_language import VideoLanguage
 
     if pairs.complete or pairs.self_check:
         check_sense(model, "reconstruction")
     form = {**form, "as_json": as_json}
     if "video" in model.senses:
-        plain = generation == Generation(generation.max_new_tokens)
-        if mask is not None or not plain or batch_size != BATCH:
+        if mask is not None or batch_size != BATCH:
             raise typer.BadParameter(
-                "a model of videos watches them one by one, points at nothing and samples nothing; "
-                "leave out --batch-size, --mask, --temperature and --top-p",
+                "a model of videos watches them one by one and points at nothing; leave out "
+                "--batch-size and --mask",
                 param_hint="--input",
             )
-        predict_video_file(model, file, output, **form)
+        sampled = generation != Generation(generation.max_new_tokens)
+        if sampled and not isinstance(model, VideoLanguage):
+            raise typer.BadParameter(
+                "a model of videos without a host samples nothing; leave out --temperature and "
+                "--top-p",
+                param_hint="--input",
+            )
+        predict_video_file(model, file, output, generation, **form)
     elif "reconstruction" in model.senses:
         if mask is not None:
             raise typer.BadParameter("the records of a file bring their masks", param_hint="--mask")

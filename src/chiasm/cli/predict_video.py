@@ -79,7 +79,7 @@ def predict_video(
         answer = session.ask(question, **vars(generation))
         document |= {"question": question, **answer.document()}
     elif "caption" in model.senses:
-        document["caption"] = session.caption().document()
+        document["caption"] = session.caption(max_new_tokens=generation.max_new_tokens).document()
     # A still can be asked about and described, and nothing happens in it.
     still = len(shown.times) < 2 and (question is not None or "caption" in model.senses)
     watched = "watch" in model.senses and not still
@@ -100,6 +100,7 @@ def predict_video_file(
     model: Sensing,
     path: Path,
     output: Path | None,
+    generation: Generation,
     *,
     format: str,
     media_root: Path | None,
@@ -110,7 +111,6 @@ def predict_video_file(
 
     Arguments and errors as for `predict_file`. A record that names nothing but a video is watched.
     """
-    from chiasm.inference.responding import Generation
     from chiasm.inference.telling import tell_samples
     from chiasm.inference.videos import as_watching
     from chiasm.inference.watching import watch_samples
@@ -122,9 +122,12 @@ def predict_video_file(
         make_folder(output)
     with asking(len(samples), "records") as tell:
         if isinstance(model, VideoLanguage):
-            predictions = tell_samples(model, samples, Generation(), lambda n: tell("telling", n))
+            predictions = tell_samples(model, samples, generation, lambda n: tell("telling", n))
         else:
-            predictions = watch_samples(watcher, samples, lambda count: tell("watching", count))
+            limit = generation.max_new_tokens
+            predictions = watch_samples(
+                watcher, samples, lambda count: tell("watching", count), limit=limit
+            )
     tell_predictions(predictions, faulty, output, as_json)
 
 

@@ -15,7 +15,11 @@ from chiasm.models.long_video import LongVideo
 
 
 def watch_samples(
-    model: LongVideo, samples: Sequence[Sample], progress: Callable[[int], None] | None = None
+    model: LongVideo,
+    samples: Sequence[Sample],
+    progress: Callable[[int], None] | None = None,
+    *,
+    limit: int | None = None,
 ) -> list[dict[str, Any]]:
     """Answer the questions of samples, describe their videos, and find the actions in them.
 
@@ -23,6 +27,7 @@ def watch_samples(
         model: The model; what it has a head for is predicted.
         samples: With videos. Each user turn is a question of its own.
         progress: Called with the number of samples that are done.
+        limit: Most words of a caption; None for as many as the model can write.
 
     Returns:
         In the order of the samples `{"id", "text"?, "likeliest"?, "unknown_words"?, "finish"?,
@@ -46,7 +51,7 @@ def watch_samples(
         shown = ShownVideo.look(model, samples[places[0]].video, domain)
         timed = _watch(shown, [samples[place] for place in places])
         for place in places:
-            found[place] = _lines(samples[place], shown, timed)
+            found[place] = _lines(samples[place], shown, timed, limit)
         if progress is not None:
             progress(len(places))
     return [line for place in range(len(samples)) for line in found[place]]
@@ -61,14 +66,16 @@ def _watch(shown: ShownVideo, samples: Sequence[Sample]) -> dict[str, Any]:
     return {"segments": [segment.document() for segment in shown.segments()]}
 
 
-def _lines(sample: Sample, shown: ShownVideo, timed: dict[str, Any]) -> list[dict[str, Any]]:
+def _lines(
+    sample: Sample, shown: ShownVideo, timed: dict[str, Any], limit: int | None
+) -> list[dict[str, Any]]:
     """Return the predictions of one sample."""
     questions = [turn.text for turn in sample.turns if turn.role == "user"]
     if not questions and "caption" in shown.model.senses:
-        return [{"id": sample.identifier, **_plain(shown.answer_with_caption()), **timed}]
+        return [{"id": sample.identifier, **_plain(shown.answer_with_caption(limit)), **timed}]
     asked = "ask" in shown.model.senses
     said = [
-        (number, _say(shown, text))
+        (number, _say(shown, text, limit))
         for number, text in enumerate(questions)
         if shown.wants_caption(text) or (asked and text.strip() not in NOT_CLOSED)
     ]
@@ -79,8 +86,9 @@ def _lines(sample: Sample, shown: ShownVideo, timed: dict[str, Any]) -> list[dic
     return [*named, {"id": name, **timed}] if timed or not named else named
 
 
-def _say(shown: ShownVideo, text: str) -> dict[str, Any]:
-    return _plain(shown.answer_with_caption() if shown.wants_caption(text) else shown.answer(text))
+def _say(shown: ShownVideo, text: str, limit: int | None) -> dict[str, Any]:
+    captioned = shown.wants_caption(text)
+    return _plain(shown.answer_with_caption(limit) if captioned else shown.answer(text))
 
 
 def _plain(answer: Answer) -> dict[str, Any]:

@@ -290,3 +290,8 @@ def test_a_file_of_videos_is_described(
     session.set(video=square)
     text = session.caption().text
     assert [line["text"] for line in read_predictions(output / "predictions.jsonl")] == [text] * 2
+    short = ("--max-new-tokens", 1, "--json")
+    cut = json.loads(run("writer", "--input", path, *short).stdout)["predictions"]
+    assert [(line["text"], line["finish"]) for line in cut] == [(text.split()[0], "length")] * 2
+    one = json.loads(run("writer", "--video", square, *short).stdout)["caption"]
+    assert (one["text"], one["finish"]) == (text.split()[0], "length")

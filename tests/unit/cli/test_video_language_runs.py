@@ -110,8 +110,18 @@ def test_a_file_of_questions_is_answered(trained: Path, tmp_path: Path) -> None:
     lines = json.loads(done.stdout)["predictions"]
     session = Session(load_run(trained))
     session.set(video=tmp_path / "square.mp4")
-    assert [line["text"] for line in lines] == [
-        session.ask(question).text for question in ("What moved?", "Where?")
+    asked = ("What moved?", "Where?")
+    assert [line["text"] for line in lines] == [session.ask(text).text for text in asked]
+    # The settings of the command line are those of each answer.
+    drawn = ("--max-new-tokens", 3, "--temperature", 0.9, "--seed", 4, "--json")
+    done = invoke("predict", trained, "--input", file, *drawn)
+    assert done.exit_code == 0, done.stderr
+    how = {"max_new_tokens": 3, "temperature": 0.9, "seed": 4}
+    assert [line["text"] for line in json.loads(done.stdout)["predictions"]] == [
+        session.ask(text, **how).text for text in asked
+    ]
+    assert [session.ask(text, max_new_tokens=3).text for text in asked] != [
+        session.ask(text, **how).text for text in asked
     ]
 
 
