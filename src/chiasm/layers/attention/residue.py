@@ -69,12 +69,16 @@ def _classes(x: Tensor, part: tuple[int, int], stride: int) -> Tensor:
 
 
 def _scores_of_keys(bias: Tensor | None, part: tuple[int, int], stride: int) -> Tensor | None:
-    """Return the bias of a part, a view (B, classes, n, n) of (B, N) that is equal in rows."""
+    """Return the bias of the classes of a part, (B, classes, n) of (B, N)."""
     if bias is None:
         return None
     first, classes = part
-    own = bias[:, first:].unfold(1, classes, stride).transpose(1, 2)
-    return own[:, :, None].expand(-1, -1, own.shape[2], -1)
+    return bias[:, first:].unfold(1, classes, stride).transpose(1, 2)
+
+
+def _same_in_rows(bias: Tensor | None) -> Tensor | None:
+    """Return (rows, 1, n, n) of (rows, n), a view."""
+    return None if bias is None else bias[:, None, None].expand(-1, -1, bias.shape[1], -1)
 
 
 class _Residue(torch.autograd.Function):
@@ -83,11 +87,12 @@ class _Residue(torch.autograd.Function):
         q, k, v, bias, stride, causal = inputs
         attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         parts = list(_parts(q.shape[2], stride))
-        out, sums = q.new_empty(0) if len(parts) == 1 else torch.empty_like(q), []
+        out = q.new_empty(0) if len(parts) == 1 else torch.empty_like(q)
+        sums = []
         for part in parts:
             query, key, value = (_classes(t, part, stride).flatten(0, 1) for t in (q, k, v))
-            mask = _scores_of_keys(bias, part, stride)
-            mask = None if mask is None else mask.flatten(0, 1)[:, None]
+            shown = _scores_of_keys(bias, part, stride)
+            mask = _same_in_rows(None if shown is None else shown.flatten(0, 1))
             found, own = attend(query, key, value, 0.0, causal, attn_mask=mask)
             sums.append(own)
             found = found.unflatten(0, (q.shape[0], part[1]))
@@ -108,16 +113,16 @@ class _Residue(torch.autograd.Function):
         found = tuple(torch.empty_like(t) for t in (q, k, v))
         heads = _heads_at_once(q.shape[1], ctx.stride)
         for part, own in zip(_parts(q.shape[2], ctx.stride), sums, strict=True):
-            mask = _scores_of_keys(bias, part, ctx.stride)
+            shown = _scores_of_keys(bias, part, ctx.stride)
             own = own.unflatten(0, (q.shape[0], part[1]))
             given = [_classes(t, part, ctx.stride) for t in (grads[0], q, k, v, out)]
             into = [_classes(t, part, ctx.stride) for t in found]
             for index in range(part[1]):
-                shown = None if mask is None else mask[:, index, None]
+                mask = _same_in_rows(None if shown is None else shown[:, index])
                 for first in range(0, q.shape[1], heads):
                     piece = (slice(None), index, slice(first, first + heads))
                     read = [t[piece] for t in (*given, own)]
-                    made = back(*read, 0.0, ctx.causal, attn_mask=shown)
+                    made = back(*read, 0.0, ctx.causal, attn_mask=mask)
                     for target, gradient in zip(into, made, strict=True):
                         target[piece].copy_(gradient)
         return *found, None, None, None

@@ -388,8 +388,8 @@ def test_no_whole_map_is_ever_held() -> None:
                     largest = max(largest, t.untyped_storage().nbytes() // t.element_size())
             return out
 
-    x = torch.randn(1, count, 22)
-    mask = torch.arange(count)[None] < 2011
+    x = torch.randn(2, count, 22)
+    mask = torch.arange(count) < torch.tensor([[2011], [count]])
     for (name, kind), causal in itertools.product(ATTENTION.items(), (False, True)):
         module = kind(width=22, heads=2, causal=causal).build()
         largest = 0
