@@ -101,6 +101,8 @@ class FileReader:
         scaled = frame.reformat(
             width=width, height=height, format="rgb24", interpolation="BILINEAR"
         ).to_ndarray()
+        if self.index.mirrored:
+            scaled = scaled[:, ::-1]
         return np.ascontiguousarray(np.rot90(scaled, turns))
 
 

@@ -6,12 +6,13 @@ are the container's own presentation times, exact, and are not moved to start at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,9 @@ class VideoIndex:
         key_frames: Which frames can be decoded without others, int64 (K,), ascending.
         height: Of a frame as it is shown, after rotation, in pixels.
         width: Of a frame as it is shown, after rotation, in pixels.
-        quarter_turns: Counterclockwise quarter turns that make a stored frame the shown one.
+        mirrored: Whether a stored frame is shown with left and right exchanged, as cameras on the
+            side of a screen have it.
+        quarter_turns: Counterclockwise quarter turns that then make it the shown one.
         codec: Name of the codec.
         damage: Everything wrong with the file, one line each; empty for a sound one.
     """
@@ -60,6 +63,7 @@ class VideoIndex:
     key_frames: NDArray[np.int64]
     height: int
     width: int
+    mirrored: bool
     quarter_turns: int
     codec: str
     damage: tuple[str, ...]
@@ -106,7 +110,7 @@ def index_video(path: Path, damage: Damage = "error") -> VideoIndex:
     with opened(path) as (container, stream):
         first = _first_frame(container, stream, path)
         height, width, codec = first.height, first.width, stream.codec_context.name
-        turns = _quarter_turns(first, path)
+        mirrored, turns = _orientation(first, path)
     if turns % 2:
         height, width = width, height
     with opened(path) as (container, stream):
@@ -142,6 +146,7 @@ def index_video(path: Path, damage: Damage = "error") -> VideoIndex:
         key_frames=np.flatnonzero(keys),
         height=height,
         width=width,
+        mirrored=mirrored,
         quarter_turns=turns,
         codec=codec,
         damage=tuple(faults),
@@ -210,14 +215,25 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
     raise MediaError(f"{path}: holds no frame; write or download it again")
 
 
-def _quarter_turns(frame: VideoFrame, path: Path) -> int:
-    turns, rest = divmod(frame.rotation, QUARTER)
+def _orientation(frame: VideoFrame, path: Path) -> tuple[bool, int]:
+    """Return whether a stored frame is mirrored, and how often it is then turned.
+
+    A display matrix takes (x, y) of the stored frame to (a x + c y, b x + d y) of the shown one
+    (ISO/IEC 14496-12, section 6.2.2), of which PyAV tells the angle alone.
+    """
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return False, 0
+    a, b, _, c, d = (float(value) for value in np.frombuffer(cast("bytes", data), np.int32)[:5])
+    mirrored = a * d < b * c
+    clockwise = round(math.degrees(math.atan2(-b, -a) if mirrored else math.atan2(b, a)))
+    turns, rest = divmod(-clockwise, QUARTER)
     if rest:
         raise MediaError(
-            f"{path}: is to be shown turned by {frame.rotation} degrees; allowed: multiples of "
+            f"{path}: is to be shown turned by {-clockwise} degrees; allowed: multiples of "
             f"{QUARTER}"
         )
-    return turns % 4
+    return mirrored, turns % 4
 
 
 def _packets(

@@ -30,7 +30,8 @@ class TorchcodecReader:
 
     Raises:
         MissingExtraError: torchcodec is not installed, or finds no FFmpeg.
-        MediaError: There is no such file, it is empty, no video, or damaged.
+        MediaError: There is no such file, it is empty, no video, damaged, or to be shown in a
+            mirror.
     """
 
     def __init__(
@@ -46,6 +47,11 @@ class TorchcodecReader:
         except (ImportError, OSError, RuntimeError):
             raise MissingExtraError("torchcodec", "torchcodec", "decoding by torchcodec") from None
         self.index = index_video(path, damage)
+        if self.index.mirrored:
+            raise MediaError(
+                f"{path}: is to be shown in a mirror, which torchcodec does not do; read it with "
+                "decoder='pyav'"
+            )
         self.name = str(path)
         self.times = self.index.times
         self.duration = float(self.index.duration)

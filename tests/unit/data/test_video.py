@@ -71,12 +71,16 @@ def copy_streams(source: Path, target: Path) -> None:
                 new.mux(packet)
 
 
-def turned(path: Path, target: Path, cosine: int, sine: int) -> Path:
-    """Write the display matrix of a track by hand, as a phone held upright does."""
+def turned(path: Path, target: Path, cosine: int, sine: int, across: int = 1) -> Path:
+    """Write the display matrix of a track by hand, as a phone held upright does.
+
+    `across` is -1 for a mirror of left and right before the turn.
+    """
     content = bytearray(path.read_bytes())
     place = content.find(b"tkhd") + 4 + 40
     one = 0x10000
-    matrix = (cosine * one, sine * one, 0, -sine * one, cosine * one, 0, 0, 0, 0x40000000)
+    side = across * one
+    matrix = (cosine * side, sine * side, 0, -sine * one, cosine * one, 0, 0, 0, 0x40000000)
     content[place : place + 36] = struct.pack(">9i", *matrix)
     target.write_bytes(content)
     return target
@@ -138,6 +142,21 @@ def test_rotation_is_honoured(
     assert small.shape == (12, 22, 3)
     expected = np.asarray(Image.fromarray(np.rot90(plain, turns).copy()).resize((22, 12)))
     assert np.abs(small.astype(int) - expected).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("cosine", "sine", "turns"), [(1, 0, 0), (0, 1, 3), (-1, 0, 2), (0, -1, 1)]
+)
+def test_a_mirror_is_honoured(tmp_path: Path, cosine: int, sine: int, turns: int) -> None:
+    """As the cameras beside a screen write it; a turn alone would stand on its head."""
+    levels = np.add.outer(np.arange(HEIGHT) * 2, np.arange(WIDTH)).astype(np.uint8)
+    picture = np.repeat(levels[..., None], 3, 2)
+    write_video(tmp_path / "plain.mp4", [picture] * 3, 25)
+    plain = open_video(tmp_path / "plain.mp4").read([1]).frames[0]
+    path = turned(tmp_path / "plain.mp4", tmp_path / "turned.mp4", cosine, sine, across=-1)
+    video = open_video(path)
+    assert video.size == ((WIDTH, HEIGHT) if turns % 2 else (HEIGHT, WIDTH))
+    assert np.array_equal(video.read([1]).frames[0], np.rot90(plain[:, ::-1], turns))
 
 
 def test_rotation_by_a_phone_shows_the_sky_above(tmp_path: Path) -> None:
