@@ -179,6 +179,30 @@ def test_frames_and_features_stand_for_videos(folder: Path) -> None:
     assert check(path).faults == ()
 
 
+@pytest.mark.parametrize("place", ["shots/walk", "frames/walk"])
+def test_a_path_may_lead_to_a_folder_of_frames(tmp_path: Path, place: str) -> None:
+    frames = tmp_path / place
+    frames.mkdir(parents=True)
+    write_frame(frames / "0.png")
+    (tmp_path / "empty").mkdir()
+    path = tmp_path / "a.json"
+    for name in (place, str(frames)):
+        path.write_text(json.dumps({"id": "walk", "video": name, "actions": []}))
+        assert load_dataset(path)[0].video == frames
+        assert check(path).faults == ()
+    path.write_text(json.dumps({"id": "walk", "video": "empty", "actions": []}))
+    with pytest.raises(DataError, match="'empty' is no video, folder of frames or file of feat"):
+        load_dataset(path)
+
+
+def test_a_path_may_lead_to_a_file_of_any_suffix(folder: Path) -> None:
+    video = folder / "training" / "videos" / "vid_001.mp4"
+    other = video.rename(video.with_suffix(".m2ts"))
+    path = annotate(folder, "a.json", {"id": "a", "video": "../videos/vid_001.m2ts", "actions": []})
+    assert load_dataset(path)[0].video == path.parent / "../videos/vid_001.m2ts"
+    assert check(path).faults == () and other.is_file()
+
+
 def write_frame(path: Path) -> None:
     from PIL import Image
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chiasm.data.feature_files import FEATURE_SUFFIXES
+from chiasm.data.video import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts")
 
@@ -37,7 +38,8 @@ class VideoLibrary:
             name: The id: a name with or without suffix, or a path from the root.
         """
         path = self.root / name
-        if path.suffix.lower() in (*VIDEO_SUFFIXES, *FEATURE_SUFFIXES) and path.is_file():
+        # A name with a suffix of any kind means a file; whether that is a video, its reader tells.
+        if path.suffix and path.is_file():
             return path
         for folder in self.folders:
             found = self._list(folder).get(name, [])
@@ -46,6 +48,8 @@ class VideoLibrary:
                 return f"{name!r} is {names} in {folder}"
             if found:
                 return found[0]
+        if path.is_dir() and any(one.suffix.lower() in IMAGE_SUFFIXES for one in path.iterdir()):
+            return path
         return f"{name!r} is no video, folder of frames or file of features"
 
     def _list(self, folder: Path) -> dict[str, list[Path]]:
