@@ -20,11 +20,16 @@ from chiasm.core.errors import InputError
 from chiasm.core.samples import Segment
 from chiasm.data.video_file import scale_frame
 
-SIDES = {"left": "right", "right": "left", "clockwise": "counterclockwise"}
-SIDES["counterclockwise"] = "clockwise"
+_PAIRS = (
+    *((f"left{end}", f"right{end}") for end in ("", "s", "most", "ward", "wards")),
+    ("clockwise", "counterclockwise"),
+)
+SIDES = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
 """Words that mean the other one in a mirror."""
 
-_WORD = re.compile(r"[A-Za-z]+")
+_AGAINST = re.compile(r"(?:counter|anti)[-_ ]?clockwise", re.IGNORECASE)
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+"""Words in a text or in a name such as `turn_left` or `turnLeft`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +73,23 @@ class AnnotatedClip:
 
 
 def mirrored(text: str) -> str:
-    """Return a text with the words that mean sides exchanged, as it is true in a mirror."""
+    """Return a text with the words that mean sides exchanged, as it is true in a mirror.
+
+    `counterclockwise`, `anticlockwise` and `counter-clockwise` become `clockwise`, and that the
+    first of them.
+    """
 
     def other(found: re.Match[str]) -> str:
         word = found.group()
-        changed = SIDES.get(word.lower(), word)
-        return changed.capitalize() if word[0].isupper() and changed != word else changed
+        return _like(SIDES[word.lower()], word) if word.lower() in SIDES else word
 
-    return _WORD.sub(other, text)
+    plain = _AGAINST.sub(lambda found: _like("counterclockwise", found.group()), text)
+    return _WORD.sub(other, plain)
+
+
+def _like(word: str, model: str) -> str:
+    """Return a word with capitals as another one has them."""
+    return word.upper() if model.isupper() else word.capitalize() if model[0].isupper() else word
 
 
 def flip(clip: AnnotatedClip) -> AnnotatedClip:

@@ -70,7 +70,26 @@ def test_a_mirror_changes_pictures_boxes_and_words() -> None:
     assert np.array_equal(flip(clip).frames, lamp().frames)
     assert np.array_equal(flip(clip).boxes, lamp().boxes)
     assert flip(clip).segments == lamp().segments
-    assert mirrored("Left of it, not leftover; RIGHT") == "Right of it, not leftover; Left"
+    assert mirrored("Left of it, not leftover; RIGHT") == "Right of it, not leftover; LEFT"
+
+
+@pytest.mark.parametrize(
+    ("said", "seen"),
+    [
+        ("turn anticlockwise", "turn clockwise"),
+        ("Counter-clockwise turn", "Clockwise turn"),
+        ("anti clockwise", "clockwise"),
+        ("turn clockwise", "turn counterclockwise"),
+        ("moves leftwards", "moves rightwards"),
+        ("the rightmost one", "the leftmost one"),
+        ("turn_left", "turn_right"),
+        ("turnLeft", "turnRight"),
+        ("left-to-right", "right-to-left"),
+        ("bright, alright", "bright, alright"),
+    ],
+)
+def test_words_of_sides_are_exchanged_however_they_are_spelled(said: str, seen: str) -> None:
+    assert mirrored(said) == seen
 
 
 def test_a_crop_moves_cuts_and_drops_boxes() -> None:
