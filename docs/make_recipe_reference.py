@@ -29,6 +29,7 @@ from chiasm.fusion import FUSIONS
 from chiasm.heads.action_decoding import ActionDecoderConfig
 from chiasm.heads.actions import ActionHeadConfig
 from chiasm.heads.answers import AnswerHeadConfig
+from chiasm.heads.captions import CaptionHeadConfig
 from chiasm.heads.mask_refiner import MaskRefinerConfig
 from chiasm.heads.sam import SamConfig
 from chiasm.language.adapters import LoraAdapterConfig
@@ -70,6 +71,7 @@ SECTIONS: tuple[tuple[str, type[Config]], ...] = (
     ("video.answer_head", AnswerHeadConfig),
     ("video.action_head", ActionHeadConfig),
     ("video.decoder", ActionDecoderConfig),
+    ("video.caption_head", CaptionHeadConfig),
     ("video.by_domain", DomainsConfig),
     ("video.by_domain.adapters", LowRankConfig),
     ("video.by_domain.experts", ExpertsConfig),

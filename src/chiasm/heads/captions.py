@@ -199,8 +199,7 @@ class CaptionHead(nn.Module):
         Raises:
             InputError: A number is out of range, or a prompt leaves no room for `limit` tokens.
         """
-        if limit < 1 or beams < 1:
-            raise InputError(f"limit={limit}, beams={beams}; both must be at least 1")
+        check_search(limit, beams)
         asked = self._asked(prompts, len(states))
         for row, prompt in enumerate(asked):
             self._check_length(len(prompt) + limit, row)
@@ -290,6 +289,18 @@ class CaptionHead(nn.Module):
                 f"row {row}: {length} tokens of prompt and caption, the head reads "
                 f"{self.longest}; shorten them, or build it with a larger `longest`"
             )
+
+
+def check_search(limit: int, beams: int) -> None:
+    """Check the numbers of `CaptionHead.write`.
+
+    Raises:
+        InputError: One is no whole number, or below 1.
+    """
+    if not all(isinstance(number, int) and number >= 1 for number in (limit, beams)):
+        raise InputError(
+            f"limit={limit!r}, beams={beams!r}; both must be whole numbers of at least 1"
+        )
 
 
 def _stack(rows: Sequence[Tensor], *, left: bool) -> tuple[Tensor, Tensor]:

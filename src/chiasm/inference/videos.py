@@ -10,6 +10,7 @@ import torch
 
 from chiasm.core.errors import DataError, InputError
 from chiasm.data.vocabulary import UNKNOWN
+from chiasm.heads.captions import check_search
 from chiasm.inference.answers import Answer, Caption, Choice, Segment
 from chiasm.inference.kept_videos import KeptVideo, read_video, takes_domain
 from chiasm.inference.responding import Generation
@@ -153,11 +154,12 @@ class ShownVideo(KeptVideo):
             beams: 1 takes the likeliest word each time; more keep so many captions at once.
 
         Raises:
-            InputError: The model writes no captions, or a number is below 1.
+            InputError: The model writes no captions, or a number is no whole one or below 1.
         """
         check_sense(self.model, "caption")
         head, words = self.model.caption_head, self.model.collator.captions
         assert head is not None and words is not None
+        check_search(head.longest if limit is None else limit, beams)
         memory = self.memory
         with probing(self.model):
             (found,) = head.write(

@@ -6,7 +6,7 @@ import math
 from typing import cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from chiasm.core.config import Config
@@ -25,6 +25,13 @@ class VideoProjectorConfig(Config):
 
     expansion: int = Field(default=2, ge=1)
     periods: tuple[float, ...] = Field(default=(1.0, 2.0, 4.0, 8.0, 16.0), min_length=1)
+
+    @field_validator("periods")
+    @classmethod
+    def _lasts(cls, periods: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < period < math.inf for period in periods):
+            raise ValueError("a period is a number of seconds above 0")
+        return periods
 
     def build(self, *, width: int, output: int) -> VideoProjector:
         """Build the projector of states of a width to tokens of another."""

@@ -82,14 +82,36 @@ class ObjectiveChoice(Config):
             raise ValueError(
                 f"unknown terms of `router`: {other}; known: {', '.join(ROUTER_TERMS)}"
             )
-        given = (
-            *(self.tokens, self.codes, self.diversity),
-            *(self.mask_quality, self.answers, self.captions),
-        )
-        named = (self.cells, self.masks, self.pictures, self.actions)
-        if not any(named) and all(weight is None for weight in given):
+        balanced = any(term.endswith(".balanced") for term in self.masks)
+        if "masks_inside" in self.model_fields_set and not balanced:
+            raise ValueError(
+                "`masks_inside` is of the terms `coarse.balanced` and `refined.balanced` of "
+                "`masks`: give one of them, or leave it out"
+            )
+        if self.given <= {"router"}:
             raise ValueError(
                 "no term: give at least one of `tokens`, `codes`, `cells`, `masks`, "
-                "`pictures`, `answers`, `captions`, `actions` and `diversity`"
+                "`mask_quality`, `pictures`, `answers`, `captions`, `actions` and `diversity`"
             )
         return self
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the terms, and of the groups of terms, that are there."""
+        single = {
+            "tokens": self.tokens,
+            "codes": self.codes,
+            "mask_quality": self.mask_quality,
+            "answers": self.answers,
+            "captions": self.captions,
+            "diversity": self.diversity,
+        }
+        groups = {
+            "cells": self.cells,
+            "masks": self.masks,
+            "pictures": self.pictures,
+            "actions": self.actions,
+            "router": self.router,
+        }
+        there = {name for name, weight in single.items() if weight is not None}
+        return frozenset(there | {name for name, weights in groups.items() if weights})

@@ -52,6 +52,12 @@ WITHOUT_HOST = ("segmenter", "tokenizer", "long_video")
 WATCHING = ("long_video", "video_language")
 """Families that watch videos."""
 
+VIDEO_TERMS = ("answers", "captions", "actions", "router")
+"""Terms of the loss that only the family `long_video` has."""
+
+TERMS = {"long_video": (*VIDEO_TERMS, "cells"), "video_language": ("tokens",)}
+"""Family that watches videos -> the terms of the loss that count anything there."""
+
 
 class Recipe(Config):
     """A whole run."""
@@ -159,6 +165,7 @@ class Recipe(Config):
         if self.video is not None and (watched or self.family not in WATCHING):
             why = "a run watches, `video_language.path`" if watched else f"family {self.family}"
             raise ValueError(f"{why}: there is no use for `video`")
+        self._check_terms()
         if self.family == "long_video":
             self.video_parts.check_objective(self.objective)
         if self.family in ("segmenter", "occlusion", *WATCHING) and self.encoders:
@@ -174,6 +181,28 @@ class Recipe(Config):
         if self.training.patience is not None and not self.data.validation:
             raise ValueError("`training.patience` waits for evaluations: give `data.validation`")
         return self
+
+    def _check_terms(self) -> None:
+        own = TERMS.get(self.family)
+        strange = [
+            term
+            for term in sorted(self.objective.given)
+            if (term in VIDEO_TERMS if own is None else term not in own)
+        ]
+        if strange:
+            known = "those of pictures and text" if own is None else ", ".join(own)
+            raise ValueError(
+                f"family {self.family}: `objective` has {', '.join(strange)}, of which nothing in "
+                f"it learns; leave out what is none of its terms ({known})"
+            )
+        refined = [term for term in self.objective.masks if term.startswith("refined.")]
+        refined += ["mask_quality"] if self.objective.mask_quality is not None else []
+        unrefined = (self.grounding or GroundingChoice()).refiner is None
+        if refined and self.family == "grounding" and unrefined:
+            raise ValueError(
+                f"`objective` has {', '.join(refined)}, and nothing refines masks: give "
+                "`grounding.refiner`, or leave them out"
+            )
 
     @property
     def base_host(self) -> HostChoice:

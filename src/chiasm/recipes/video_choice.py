@@ -16,6 +16,7 @@ from pydantic import (
 from chiasm.compression import COMPRESSIONS, CompressionConfig
 from chiasm.core.config import Config
 from chiasm.data.video_sampling import AllSampling, Sampling
+from chiasm.data.video_transforms import VideoAugmentConfig, mirrored
 from chiasm.data.video_words import VIDEO_REQUEST
 from chiasm.data.world.domains import DOMAINS
 from chiasm.data.world.motion import ACTIONS
@@ -62,6 +63,8 @@ class VideoChoice(Config):
     """(height, width) that frames are scaled to."""
     feature_rate: float = Field(default=1.0, gt=0)
     """Features a second of files of features."""
+    augment: VideoAugmentConfig | None = None
+    """What chance does to the videos of training, with what is said of them; null for nothing."""
     answer_head: AnswerHeadConfig | None = AnswerHeadConfig()
     """Answers out of a closed set; null leaves the head out."""
     action_head: ActionHeadConfig | None = None
@@ -120,6 +123,8 @@ class VideoChoice(Config):
             raise ValueError("`sampling` chooses frames; of `features` all are read")
         if min(self.size) < 1:
             raise ValueError(f"size {self.size}; give (height, width) above 0")
+        if self.augment is not None:
+            self._check_augment(self.augment)
         if self.answer_head is not None:
             _check_names("answers", self.answers)
             strange = [answer for answer in self.answers if answer != answer.strip().lower()]
@@ -130,6 +135,15 @@ class VideoChoice(Config):
                 )
         if self.domains:
             _check_names("domains", self.domains)
+        if self.caption_head is not None:
+            _check_names("caption_words", self.caption_words)
+            _check_names("caption_requests", self.caption_requests)
+            padded = [text for text in self.caption_requests if text != text.strip()]
+            if padded:
+                raise ValueError(
+                    f"`caption_requests`: {padded} will never be met, since what a user says is "
+                    "compared without space around it; write them so"
+                )
         router = None if self.by_domain is None else self.by_domain.router
         if router is not None and (router.top or 1) > len(self.domains):
             raise ValueError(f"`by_domain`: top {router.top} of {len(self.domains)} domains")
@@ -142,6 +156,22 @@ class VideoChoice(Config):
             if self.size[0] % cell or self.size[1] % cell:
                 raise ValueError(f"size {self.size} is no whole number of cells of {cell} pixels")
         return self
+
+    def _check_augment(self, augment: VideoAugmentConfig) -> None:
+        if self.features is not None:
+            raise ValueError("`augment` changes frames, and `features` have none")
+        if augment.frames is not None or augment.size is not None:
+            raise ValueError(
+                "`augment`: `sampling` says which frames are looked at and `size` how large they "
+                "are; leave out `augment.frames` and `augment.size`"
+            )
+        seen = {mirrored(label) for label in self.actions} if self.action_head else set()
+        strange = sorted(seen - set(self.actions))
+        if augment.flip and strange:
+            raise ValueError(
+                f"`augment.flip`: in a mirror there are {strange}, which are none of `actions`; "
+                "add them, or do not flip"
+            )
 
     def check_objective(self, objective: ObjectiveChoice) -> None:
         """Check that each term of a loss about videos has a part that learns from it.
@@ -163,6 +193,11 @@ class VideoChoice(Config):
                 )
         if objective.cells and self.features is not None:
             raise ValueError("`objective.cells` are of frames, and `video.features` have none")
+        if objective.cells and self.augment is not None:
+            raise ValueError(
+                "`objective.cells` are of frames as worlds paint them, and `video.augment` changes "
+                "them; leave out either"
+            )
 
     @property
     def encoder(self) -> FrameEncoderConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -179,6 +180,11 @@ def test_beams_find_the_best_of_all_captions() -> None:
     assert found.finished
     assert found.tokens == tuple(every[best].tolist())
     assert found.score == pytest.approx(sums[best] / (len(every[best]) + 1), abs=1e-5)
+    # A high power of the length favours long captions, a negative one short ones.
+    short, long = (
+        head.write(x, mask, limit=2, beams=40, length_penalty=power)[0] for power in (-9.0, 9.0)
+    )
+    assert (len(short.tokens), len(long.tokens)) == (0, 2)
 
 
 def test_beams_of_a_row_alone_and_in_a_batch_agree() -> None:
@@ -245,6 +251,10 @@ def test_wrong_input_is_told() -> None:
         head.write(x, mask & torch.tensor([[True], [False]]), limit=2)
     with pytest.raises(InputError, match="limit=0, beams=1"):
         head.write(x, mask, limit=0)
+    for limit, beams in ((1.5, 1), ("3", 1), (3, 2.0)):
+        told = re.escape(f"limit={limit!r}, beams={beams!r}; both must be whole numbers")
+        with pytest.raises(InputError, match=told):
+            head.write(x, mask, limit=limit, beams=beams)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="one entry a state"):
         head.write(x, mask[:, 1:], limit=2)
     with pytest.raises(ValidationError, match="3 heads do not divide the width 14"):

@@ -70,6 +70,28 @@ def test_roughness_is_the_deviation_within_a_cell() -> None:
     assert torch.allclose(found[:, 7:9], torch.tensor(10 * 0.2 - 0.5), atol=1e-5)
 
 
+def test_roughness_is_averaged_over_the_cells_around() -> None:
+    """One cell of stripes in a grey picture: what 25 cells around each have of it."""
+    picture = torch.full((1, 3, SIDE * 2, SIDE * 2), 0.2)
+    picture[..., 6:8, 6] = 0.6
+    own, near = (look(picture, 2)[0, 7:9] + 0.5) / 10
+    # The root of a difference of nothing is not quite nothing in single precision.
+    assert own[3, 3] == pytest.approx(0.2, abs=1e-4) and own.sum() == pytest.approx(0.2, abs=0.03)
+    around = torch.zeros(SIDE, SIDE)
+    around[1:6, 1:6] = 0.2 / 25
+    torch.testing.assert_close(near, around, atol=1e-3, rtol=0)
+
+
+def test_how_unlike_its_surroundings_a_cell_is_is_averaged_over_those_around() -> None:
+    picture = torch.zeros(1, 3, SIDE, SIDE)
+    picture[:, 0, 3, 3] = 0.49
+    # The seven by seven cells around each of 25 middle ones hold the one red cell: 0.49 / 49.
+    found = (look(picture, 1)[0, 9, 3, 3] + 0.5) / 10
+    unlike = torch.full((5, 5), 0.01)
+    unlike[2, 2] = 0.48
+    assert float(found) == pytest.approx(float(unlike.mean()) / 3, abs=1e-5)
+
+
 def test_a_mirrored_picture_has_mirrored_masks_and_one_upside_down_has_not() -> None:
     head, (one,), said = build(), pictures(1), words(2)
     (straight,) = head.predict([one], said)

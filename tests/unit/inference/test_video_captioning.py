@@ -86,6 +86,8 @@ def test_a_limit_cuts_and_says_so() -> None:
     assert session.caption(max_new_tokens=999) == whole
     with pytest.raises(InputError, match="limit=0"):
         session.caption(max_new_tokens=0)
+    with pytest.raises(InputError, match="limit='3', beams=1; both must be whole numbers"):
+        session.caption(max_new_tokens="3")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="beams=0"):
         session.caption(beams=0)
     assert len(session.caption(beams=3).tokens) <= LONGEST

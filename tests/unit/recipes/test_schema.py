@@ -234,6 +234,16 @@ WATCHED: dict[str, Any] = {"family": "long_video", "host": None, "objective": {"
             "`options` of mamba: window",
         ),
         ({"reader": {"options": {"causal": True}}}, "`options` give causal, which the reader"),
+        (
+            {"caption_head": {}, "caption_words": ["a", "a"]},
+            "`caption_words`: 2 names, ['a'] more than once",
+        ),
+        ({"caption_head": {}, "caption_words": []}, "`caption_words`: 0 names"),
+        ({"caption_head": {}, "caption_requests": [""]}, "`caption_requests`: 1 names"),
+        (
+            {"caption_head": {}, "caption_requests": [" Tell. ", "Say."]},
+            "`caption_requests`: [' Tell. '] will never be met",
+        ),
         ({"answer_head": None}, "`objective.answers` needs `video.answer_head`: give it"),
     ],
 )
@@ -254,3 +264,40 @@ def test_a_term_about_videos_needs_its_part(term: dict[str, Any], part: str) -> 
     assert f"needs `video.{part}`" in faults(**{**WATCHED, "objective": objective})
     cells = {"objective": {"cells": {"act": 1.0}}, "video": {"features": {"features": 3}}}
     assert "`objective.cells` are of frames" in faults(**{**WATCHED, **cells})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"captions": 1.0}, "family dual_encoder: `objective` has captions, of which nothing"),
+        (
+            {"family": "video_language", "answers": 1.0, "cells": {"act": 1.0}},
+            "has answers, cells, of which nothing in it learns; leave out what is none of its "
+            "terms (tokens)",
+        ),
+        (
+            {"family": "long_video", "host": None, "answers": 1.0},
+            "has tokens, of which nothing in it learns; leave out what is none of its terms "
+            "(answers, captions, actions, router, cells)",
+        ),
+        (
+            {"family": "grounding", "masks": {"refined.dice": 1.0}, "mask_quality": 1.0},
+            "`objective` has refined.dice, mask_quality, and nothing refines masks: give",
+        ),
+        (
+            {"family": "grounding", "masks": {"coarse.bce": 1.0}, "masks_inside": 0.6},
+            "`masks_inside` is of the terms `coarse.balanced` and `refined.balanced`",
+        ),
+    ],
+)
+def test_terms_that_would_count_nothing_are_said(changes: dict[str, Any], message: str) -> None:
+    own = {name: value for name, value in changes.items() if name in ("family", "host")}
+    terms = {name: value for name, value in changes.items() if name not in own}
+    assert message in faults(**own, objective={"tokens": 1.0, **terms})
+
+
+@pytest.mark.parametrize("period", [0.0, -1.0, float("nan"), float("inf")])
+def test_times_have_periods(period: float) -> None:
+    projector = {"projector": {"periods": [1.0, period]}}
+    message = "a period is a number of seconds above 0"
+    assert message in faults(family="video_language", video_language=projector)
