@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -171,6 +172,24 @@ def test_the_page_runs(page: Path, desk: Path, parts: Path) -> None:
         # A page may add an entry to the table, as a user's program would.
         for name in set(FUSIONS) - before:
             del FUSIONS[name]
+
+
+def test_the_words_of_captions_are_read_as_they_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everyday words that are something else in YAML."""
+    monkeypatch.chdir(tmp_path)
+    annotations = tmp_path / "world" / "training" / "annotations"
+    annotations.mkdir(parents=True)
+    np.save(annotations / "one.npy", np.zeros((3, 5), np.float32))
+    record = {"video": "one.npy", "caption": "No 2 is on, yes: null."}
+    (annotations / "video_captioning.json").write_text(json.dumps([record]), encoding="utf-8")
+    page = ROOT / "docs" / "how-to" / "video.md"
+    (block,) = [one for one in blocks(page, "python") if "caption_words" in one]
+    exec(compile(block, page.name, "exec"), {})
+    recipe = load_recipe("video-multi-task", [capsys.readouterr().out.strip()])
+    assert recipe.video is not None
+    assert recipe.video.caption_words == ("2", "is", "no", "null", "on", "yes")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
