@@ -21,15 +21,8 @@ from chiasm.language.phrase_maps import PhraseReading
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.phrase_masks import PhraseMasks
 from chiasm.models.phrase_reading import read_batch
-from chiasm.models.pointing import (
-    Found,
-    Reading,
-    Seen,
-    decide,
-    point_at,
-    point_in_text,
-    read_picture,
-)
+from chiasm.models.picture_reading import Reading, Seen, read_picture
+from chiasm.models.pointing import Found, decide, point_at, point_in_text
 from chiasm.models.probes import build_phrase_probe_samples, probing
 
 

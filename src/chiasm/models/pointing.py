@@ -1,9 +1,9 @@
-"""Pointing at one picture: read once, asked often; and at pieces of what was said."""
+"""Pointing at a picture that was read, and at pieces of what was said."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,20 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from chiasm.core.batch import IMAGE_TOKEN
 from chiasm.core.errors import InputError
 from chiasm.core.grid import ImageGeometry
 from chiasm.core.outputs import Outputs
-from chiasm.core.protocols import Fused
-from chiasm.core.samples import Phrase, Sample, Turn
+from chiasm.core.samples import Phrase, Turn
 from chiasm.data.chat import read_messages
 from chiasm.heads.masks import mask_and_score
-from chiasm.heads.segment_anything import ImageEmbeddings
-from chiasm.language.hosts.protocol import CellGrid
 from chiasm.language.phrase_asking import ask_phrases
-from chiasm.language.phrase_maps import image_grids
-from chiasm.language.prefix import Prefix
-from chiasm.models.phrase_samples import render_phrase, request_about
+from chiasm.models.phrase_samples import render_phrase
+from chiasm.models.picture_reading import Reading
 from chiasm.models.probes import probing
 
 if TYPE_CHECKING:
@@ -34,71 +29,8 @@ if TYPE_CHECKING:
 Found = list[tuple[NDArray[np.bool_], float]]
 """For each phrase a mask bool (H, W) in original pixels, and a score in [0, 1]."""
 
-Seen = tuple[Fused, Any]
-"""What `see` makes of a batch."""
-
 PHRASES_AT_ONCE = 32
 """Most phrases that are read together; bounds memory, changes no result."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A picture that was read, and is remembered as far as phrases need it.
-
-    Attributes:
-        sample: The request about the picture.
-        prompt: int64 (S,), the tokens of the request, as rendered.
-        geometry: Of the picture.
-        grids: Where its cells stand in the text.
-        token_counts: How many placeholders the picture takes.
-        prefix: What the host remembers.
-        embeddings: What the refiner made of the picture, if there is one.
-        pictures: The picture as a head that looks at colours reads it; empty for other heads.
-    """
-
-    sample: Sample
-    prompt: Tensor
-    geometry: ImageGeometry
-    grids: tuple[CellGrid, ...]
-    token_counts: tuple[int, ...]
-    prefix: Prefix
-    embeddings: ImageEmbeddings | None
-    pictures: tuple[Tensor, ...]
-
-
-def read_picture(model: Grounding, image: Image.Image, seen: Seen | None = None) -> Reading:
-    """Read a picture and the request before any phrase.
-
-    Args:
-        model: The model.
-        image: The picture.
-        seen: What the base saw of it before. It is looked at anew where that is not told, or where
-            the request leaves it room for other cells.
-
-    Raises:
-        MediaError: The picture cannot be read.
-    """
-    sample = request_about(image, model.request)
-    host = model.host
-    batch = model.collator.collate([sample], generation=True).to(host.device)
-    with probing(model):
-        if seen is None or seen[0].tokens.geometries != batch.geometries:
-            seen = model.see(batch)
-        fused, extras = seen
-        spliced = host.splice(batch, fused.tokens, extras, fused.tokens_per_cell)
-        prefix = Prefix.read(host, spliced)
-        embeddings = model.masks.embed(batch)
-        (grids,) = image_grids(host, batch.geometries, fused.tokens_per_cell, fused.tokens)
-    return Reading(
-        sample=sample,
-        prompt=batch.input_ids[0].cpu(),
-        geometry=batch.geometries[0],
-        grids=grids,
-        token_counts=(int((batch.token_types == IMAGE_TOKEN).sum()),),
-        prefix=prefix,
-        embeddings=embeddings,
-        pictures=model.masks.pictures(batch),
-    )
 
 
 def point_at(model: Grounding, reading: Reading, phrases: Sequence[str], mask: str) -> Found:
