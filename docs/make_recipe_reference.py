@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 from chiasm.core.config import Config
 from chiasm.data.formats.grounding import GroundingOptions
 from chiasm.data.mask_prompts import PromptDrawing
+from chiasm.data.video_transforms import VideoAugmentConfig
 from chiasm.encoders import ENCODERS
 from chiasm.encoders.codebook import CodebookConfig
 from chiasm.encoders.codebook_use import RevivalConfig
@@ -68,6 +69,7 @@ SECTIONS: tuple[tuple[str, type[Config]], ...] = (
     ("video.frames", FrameEncoderConfig),
     ("video.features", VideoFeaturesConfig),
     ("video.reader", ReaderConfig),
+    ("video.augment", VideoAugmentConfig),
     ("video.answer_head", AnswerHeadConfig),
     ("video.action_head", ActionHeadConfig),
     ("video.decoder", ActionDecoderConfig),

@@ -18,6 +18,7 @@ from chiasm.data.conversation import name_of
 from chiasm.data.feature_files import FEATURE_SUFFIXES, check_features, load_features
 from chiasm.data.video import open_video
 from chiasm.data.video_captions import VideoCaptions
+from chiasm.data.video_changing import ChangedVideo
 from chiasm.data.video_sampling import AllSampling, Sampling, looked_at
 from chiasm.data.video_words import NOT_CLOSED
 from chiasm.data.vocabulary import PADDING, Vocabulary
@@ -174,7 +175,10 @@ class VideoCollator:
             times = np.arange(len(features)) / self.feature_rate
             duration = len(features) / self.feature_rate
             return _Read(features, times, duration, np.arange(len(features)))
-        video = open_video(source, size=self.size)
+        if isinstance(source, ChangedVideo):
+            video = source.open(self.size)
+        else:
+            video = open_video(source, size=self.size)
         clip = video.sample(self.sampling)
         times = looked_at(video, clip.indices)
         return _Read(clip.frames, times, video.duration, clip.indices)

@@ -225,7 +225,8 @@ class VideoAugmentConfig(Config):
     """What is done to a clip by chance, in this order: cut, speed, jitter, crop, flip, resize."""
 
     seconds: tuple[float, float] = (1.0, 1.0)
-    """Part of the clip's length that is kept: least and most; 1 keeps all."""
+    """Part of the clip's length that is kept: least and most; 1 keeps all. Of a recipe's videos,
+    those that are asked about stay whole."""
     least_segment: float = Field(default=0.5, ge=0, le=1)
     """A segment of which less is left after the cut is dropped."""
     speed: tuple[float, float] = (1.0, 1.0)
@@ -235,7 +236,8 @@ class VideoAugmentConfig(Config):
     area: tuple[float, float] = (1.0, 1.0)
     """Part of height and width that is kept: least and most."""
     flip: float = Field(default=0.0, ge=0, le=1)
-    """Chance of a mirror; leave at 0 where texts beside the segments speak of sides."""
+    """Chance of a mirror. Words of sides in labels, and in texts of a recipe's samples, are
+    exchanged: leave it at 0 where they mean something else, or where pictures show writing."""
     size: tuple[int, int] | None = None
     """(height, width) at the end; None keeps it."""
 
@@ -270,26 +272,35 @@ class VideoAugment:
             InputError: Fewer frames are left than are to be drawn.
         """
         config = self.config
+        clip = self.in_time(clip, rng)
+        if config.frames is not None:
+            clip = jitter(clip, config.frames, rng)
+        box, mirror = self.draw_view(clip.size, rng)
+        clip = clip if box is None else crop(clip, box)
+        clip = flip(clip) if mirror else clip
+        return clip if config.size is None else resize(clip, config.size)
+
+    def in_time(
+        self, clip: AnnotatedClip, rng: np.random.Generator, whole: bool = False
+    ) -> AnnotatedClip:
+        """Return the clip cut, unless it is to stay `whole`, and with another speed."""
+        config = self.config
         length = clip.end - float(clip.times[0])
         part = float(rng.uniform(*config.seconds)) * length
         start = float(clip.times[0]) + float(rng.uniform(0, length - part))
-        if part < length:
+        if part < length and not whole:
             clip = cut(clip, start, min(clip.end, start + part), config.least_segment)
-        clip = change_speed(clip, float(rng.uniform(*config.speed)))
-        if config.frames is not None:
-            clip = jitter(clip, config.frames, rng)
-        clip = self._crop(clip, rng)
-        if rng.random() < config.flip:
-            clip = flip(clip)
-        return clip if config.size is None else resize(clip, config.size)
+        return change_speed(clip, float(rng.uniform(*config.speed)))
 
-    def _crop(self, clip: AnnotatedClip, rng: np.random.Generator) -> AnnotatedClip:
-        height, width = (max(1, round(side * rng.uniform(*self.config.area))) for side in clip.size)
-        top = int(rng.integers(clip.size[0] - height + 1))
-        left = int(rng.integers(clip.size[1] - width + 1))
-        if (height, width) == clip.size:
-            return clip
-        return crop(clip, (left, top, left + width, top + height))
+    def draw_view(
+        self, size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[tuple[int, int, int, int] | None, bool]:
+        """Draw the part of frames of a size that is shown, None for all, and whether mirrored."""
+        height, width = (max(1, round(side * rng.uniform(*self.config.area))) for side in size)
+        top = int(rng.integers(size[0] - height + 1))
+        left = int(rng.integers(size[1] - width + 1))
+        box = None if (height, width) == size else (left, top, left + width, top + height)
+        return box, bool(rng.random() < self.config.flip)
 
 
 def _told(clip: AnnotatedClip, reason: str, count: int) -> AnnotatedClip:

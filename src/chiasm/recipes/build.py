@@ -9,7 +9,8 @@ import torch
 
 from chiasm.core.config import lookup
 from chiasm.core.errors import ConfigError
-from chiasm.core.protocols import ImagePreparer
+from chiasm.core.protocols import Dataset, ImagePreparer
+from chiasm.data.video_changing import ChangedVideos
 from chiasm.data.world.cells import LABELS
 from chiasm.data.world.worlds import WORLDS
 from chiasm.encoders import EncoderConfig
@@ -243,9 +244,7 @@ def build_objective(choice: ObjectiveChoice) -> WeightedSum:
     return WeightedSum(terms, weights)
 
 
-def build_training(
-    recipe: Recipe, model: Family, base: Path
-) -> tuple[TrainingSettings, StagedSamples]:
+def build_training(recipe: Recipe, model: Family, base: Path) -> tuple[TrainingSettings, Dataset]:
     """Resolve the stages of a recipe to parts, steps and samples.
 
     Raises:
@@ -267,7 +266,10 @@ def build_training(
         stages.append(settings)
         positions.append((settings.steps or 0) * window)
     resolved = training.settings(tuple(stages), recipe.seed, recipe.metric)
-    return resolved, StagedSamples(mixtures, positions)
+    samples: Dataset = StagedSamples(mixtures, positions)
+    if recipe.video is not None and recipe.video.augment is not None:
+        samples = ChangedVideos(samples, recipe.video.augment.build(), recipe.seed)
+    return resolved, samples
 
 
 def stage_parts(recipe: Recipe, stage: Stage, names: Collection[str]) -> tuple[str, ...]:
