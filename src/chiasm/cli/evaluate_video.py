@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,13 +102,8 @@ def evaluate_video_of(
         write_page(page, render_ledgers(ledgers))
         return paths
 
-    tell_report(
-        document,
-        save,
-        lambda target: _show(scores, document, target),
-        output=output,
-        as_json=as_json,
-    )
+    show = partial(_show, scores, document)
+    tell_report(document, save, show, output=output, as_json=as_json)
 
 
 def _check_videos(samples: Sequence[Sample], data: str) -> None:
