@@ -1,7 +1,10 @@
 """The shipped models: they load, they are what their recipes say, and they are small."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -41,6 +44,22 @@ def test_the_promised_models_are_there():
 def test_a_shipped_model_loads_and_replays_its_receipt(name):
     model = load_run(name)
     assert not model.training
+
+
+@pytest.mark.parametrize("arithmetic", ["ATEN_CPU_CAPABILITY=default", "MKL_CBWR=COMPATIBLE"])
+def test_shipped_models_load_where_sums_and_random_numbers_differ(arithmetic):
+    """As on older processors, and on others: loops without wide registers, and sums as they do."""
+    setting, value = arithmetic.split("=")
+    program = "import sys; from chiasm.recipes.loading import load_run\n"
+    program += "for name in sys.argv[1:]: print(load_run(name) and name)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *NAMES],
+        env={**os.environ, setting: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == list(NAMES), done.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)

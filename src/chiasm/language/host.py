@@ -104,9 +104,16 @@ class Host(nn.Module):
             revision=revision,
         )
 
-    def known_again(self, name: str) -> Host:
-        """Take the identity anew, after weights were written into the model; return the host."""
-        self._identity = {"name": name, "revision": None, "sha256": hash_weights(self.model)}
+    def known_again(self, name: str, *, fresh: Sequence[nn.Module] = ()) -> Host:
+        """Take the identity anew, after weights were written into the model; return the host.
+
+        Args:
+            name: What the identity calls the host.
+            fresh: Modules inside that begin with random numbers. These tell nothing of what was
+                loaded, and are others on another processor, so they are no part of the identity.
+        """
+        hashed = hash_weights(self.model, without=fresh)
+        self._identity = {"name": name, "revision": None, "sha256": hashed}
         return self
 
     def set_pixels(self, least: int, most: int) -> None:
@@ -324,13 +331,15 @@ class Host(nn.Module):
         return new
 
 
-def hash_weights(model: nn.Module) -> str | None:
+def hash_weights(model: nn.Module, *, without: Sequence[nn.Module] = ()) -> str | None:
     """Return the SHA-256 of a model's state, or None where it has none (on the meta device).
 
     Names, shapes and values count, in the order of names; floating values as float32, so that the
-    same bfloat16 checkpoint has one hash however it was loaded.
+    same bfloat16 checkpoint has one hash however it was loaded. What the modules `without` hold
+    does not count.
     """
-    state = model.state_dict()
+    left_out = tuple(f"{name}." for name, part in model.named_modules() if part in without)
+    state = {n: value for n, value in model.state_dict().items() if not n.startswith(left_out)}
     if any(value.is_meta for value in state.values()):
         return None
 

@@ -120,9 +120,10 @@ def give_tokenizer(host: Host, tokenizer: JanusVQVAE) -> None:
     core.generation_aligner = JanusVQVAEAlignerMLP(config).to(like)
     core.generation_head = JanusVQVAEHead(config).to(like)
     host.model.config.vq_config = config
-    for part in (core.generation_embeddings, core.generation_aligner, core.generation_head):
+    fresh = (core.generation_embeddings, core.generation_aligner, core.generation_head)
+    for part in fresh:
         part.apply(core._init_weights)
-    host.known_again(str(host.identity["name"]))
+    host.known_again(str(host.identity["name"]), fresh=fresh)
 
 
 def choose_codes(

@@ -97,6 +97,31 @@ def test_another_tokenizer_takes_the_place_of_the_own() -> None:
         give_tokenizer(build_tiny("deepseek_vl"), book.model)
 
 
+def test_parts_that_begin_at_random_do_not_tell_hosts_apart() -> None:
+    """Their numbers are others on another processor; the host that was loaded is the same."""
+    found = []
+    for seed in (0, 1):
+        host: Host = copy.deepcopy(tiny_pair_model().host)
+        book = CodebookConfig(
+            architecture={
+                "base_channels": 32,
+                "channel_multiplier": [1, 1],
+                "num_res_blocks": 1,
+                "latent_channels": 32,
+                "embed_dim": 5,
+                "num_embeddings": 41,
+                "num_patches": 3,
+            }
+        ).build()
+        for value in book.model.state_dict().values():
+            value.zero_()
+        torch.manual_seed(seed)
+        give_tokenizer(host, book.model)
+        found.append((host.identity["sha256"], Painter.of(host).embeddings.weight.sum().item()))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
+
+
 def test_a_late_projector_says_the_same() -> None:
     host = copy.deepcopy(build_tiny("janus"))
     batch = host.preparer.prepare([Image.new("RGB", (40, 40), "red")])

@@ -22,8 +22,8 @@ head."""
 
 def has_kernel(x: Tensor) -> bool:
     """Return whether `residue_attention` can read queries like `x`, float (B, H, N, D)."""
-    known = hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
-    return known and x.device.type == "cpu" and x.numel() > 0
+    known = torch._C._dispatch_has_kernel("aten::_scaled_dot_product_flash_attention_for_cpu")
+    return bool(known) and x.device.type == "cpu" and x.numel() > 0
 
 
 def residue_attention(
