@@ -16,6 +16,7 @@ from transformers import (
     CLIPImageProcessor,
     Qwen2VLImageProcessor,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from chiasm.core.config import lookup
 from chiasm.core.errors import CheckpointError, ChiasmError, InputError
@@ -29,6 +30,8 @@ from chiasm.heads.cells import CellHead
 from chiasm.heads.words import background_classifiers
 from chiasm.language.hosts import HOSTS, family_of
 from chiasm.language.loading import load_image_processor, load_tokenizer
+from chiasm.layers.attention.performer import PerformerAttention
+from chiasm.layers.reader import Reader
 from chiasm.recipes.build import DTYPES, build_attributes, build_host, run_with_eyes
 from chiasm.recipes.loading import load_recipe
 from chiasm.recipes.mask_outline import outline_masks, outline_segmenter, picture_places
@@ -85,6 +88,22 @@ class Outline:
     values: Mapping[str, int] = field(default_factory=dict)
     codes: int = 0
     budget: int = 0
+
+
+def can_recompute(outline: Outline) -> bool:
+    """Whether a model has layers that gradient checkpointing can work on.
+
+    See `chiasm.training.recomputation.recompute_layers`, which refuses others.
+    """
+    domains = outline.parts.get("domains")
+    if isinstance(domains, nn.ModuleDict) and "adapters" in domains:
+        return False
+    towers = (tower.module for tower in outline.towers.values())
+    modules = [module for part in (*outline.parts.values(), *towers) for module in part.modules()]
+    redrawn = (isinstance(m, PerformerAttention) and m.redraw_every is not None for m in modules)
+    return not any(redrawn) and any(
+        isinstance(module, GradientCheckpointingLayer | Reader) for module in modules
+    )
 
 
 def outline_recipe(recipe: Recipe, base: Path) -> Outline:

@@ -18,7 +18,7 @@ from chiasm.heads.mask_unet import MaskUNet
 from chiasm.recipes.activations import find_blocks, other_bytes_per_token
 from chiasm.recipes.build import stage_parts
 from chiasm.recipes.mask_outline import head_values
-from chiasm.recipes.outline import Outline
+from chiasm.recipes.outline import Outline, can_recompute
 from chiasm.recipes.overrides import apply_overrides
 from chiasm.recipes.schema import Recipe
 from chiasm.training.freezing import match_parts
@@ -228,11 +228,11 @@ def peak(stages: Sequence[StageMemory]) -> StageMemory:
 
 def find_knobs(recipe: Recipe, outline: Outline, tokens: Tokens, gpus: int = 1) -> list[Knob]:
     """Return changes that lower the peak, each by itself, those that cost least first."""
-    now = peak(plan_stages(recipe, outline, tokens, gpus=gpus)).total
+    now = peak(plan_stages(recipe, outline, tokens, gpus=gpus))
     knobs = []
-    for change, cost in _changes(recipe, peak(plan_stages(recipe, outline, tokens)).trains):
+    for change, cost in _changes(recipe, now.trains, can_recompute(outline)):
         total = peak(plan_stages(changed(recipe, change), outline, tokens, gpus=gpus)).total
-        if total < now:
+        if total < now.total:
             knobs.append(Knob(change, cost, total))
     return knobs
 
@@ -244,7 +244,9 @@ def changed(recipe: Recipe, change: Sequence[str]) -> Recipe:
     return read_config(Recipe, values, "changed recipe")
 
 
-def _changes(recipe: Recipe, trains: Sequence[str]) -> list[tuple[tuple[str, ...], str]]:
+def _changes(
+    recipe: Recipe, trains: Sequence[str], recomputes: bool
+) -> list[tuple[tuple[str, ...], str]]:
     training = recipe.training
     found: list[tuple[tuple[str, ...], str]] = []
     if training.precision == "fp32":
@@ -253,7 +255,7 @@ def _changes(recipe: Recipe, trains: Sequence[str]) -> list[tuple[tuple[str, ...
         whole = training.batch_size * training.accumulation
         smaller = ("training.batch_size=1", f"training.accumulation={whole}")
         found.append((smaller, "slower; the optimizer sees the same batch"))
-    if not training.gradient_checkpointing:
+    if recomputes and not training.gradient_checkpointing:
         found.append((("training.gradient_checkpointing=true",), "slower by about a third"))
     if len(found) > 1:
         together = tuple(step for change, _ in found for step in change)

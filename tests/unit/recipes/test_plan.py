@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLConfig
 
-from chiasm.core.errors import CheckpointError, InputError
+from chiasm.core.errors import CheckpointError, ConfigError, InputError
 from chiasm.fusion import FUSIONS
 from chiasm.recipes import build
 from chiasm.recipes.build import build_model, build_training
 from chiasm.recipes.loading import load_recipe
 from chiasm.recipes.measuring import assume_tokens, count_tokens, measure_activations
-from chiasm.recipes.outline import outline_recipe
+from chiasm.recipes.outline import can_recompute, outline_recipe
 from chiasm.recipes.plan import (
     CERTAINTY,
     RESERVE,
@@ -32,10 +32,14 @@ from chiasm.recipes.schema import Recipe
 from chiasm.recipes.sources import world_corpus
 from chiasm.training.freezing import freeze_all_but, match_parts, parts_table
 from chiasm.training.optimiser import build_optimizer, optimizer_tensors
+from chiasm.training.recomputation import recompute_layers
 from tests.recipes.small import furnish, tiny_overrides, tiny_pointing
 from tests.tiny import TINY_HOSTS
 from tests.tiny_eyes import ARCHITECTURES
 from tests.tiny_sams import ARCHITECTURES as SAMS
+
+EXPERTS = "video.by_domain.experts={hidden: 13}"
+PERFORMER = "video.reader={attention: performer, options: {features: 7, redraw_every: 5}, heads: 2}"
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +294,29 @@ def test_every_knob_lowers_the_peak_as_it_says(home: Path) -> None:
         other = changed(recipe, knob.change)
         again = peak(plan_stages(other, outline_recipe(other, Path.cwd()), tokens)).total
         assert again == knob.total, knob.change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "advised"),
+    [
+        ("video-domain-aware", [], False),
+        ("video-domain-aware", ["video.by_domain.adapters=null", EXPERTS], True),
+        ("video-domain-aware", [PERFORMER, "video.by_domain=null", "objective.router={}"], False),
+        ("tiny-pair-tokenizer", [], False),
+        ("tiny-eye", [], True),
+    ],
+)
+def test_no_recomputation_is_advised_that_training_refuses(
+    name: str, change: list[str], advised: bool
+) -> None:
+    recipe = load_recipe(name, change)
+    assert can_recompute(outline_recipe(recipe, Path.cwd())) == advised
+    model = build_model(recipe, Path.cwd())
+    if advised:
+        assert recompute_layers(model) > 0
+        return
+    with pytest.raises(ConfigError, match="gradient_checkpointing"):
+        recompute_layers(model)
 
 
 def test_a_frozen_host_may_be_held_in_half_precision(home: Path) -> None:
