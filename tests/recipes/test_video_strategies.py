@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from chiasm.cli.main import app
 from chiasm.data.world import write
 from chiasm.models.long_video import LongVideo
-from chiasm.recipes.build import build_model
+from chiasm.recipes.build import build_model, build_training
 from chiasm.recipes.loading import load_recipe, load_run
 from chiasm.recipes.places import shipped_recipes
 from chiasm.recipes.running import prepare, run
@@ -66,6 +66,28 @@ def test_a_few_steps_give_a_run_that_loads(name: str, tmp_path: Path) -> None:
         assert trained == {"shared": shared, "domains": {"domains"}}
     else:
         assert list(trained.values()) == [shared]
+
+
+@pytest.mark.parametrize(
+    ("changes", "uneven"),
+    [
+        ([], True),
+        (["objective={answers: 1.0, captions: 1.0}", "video.action_head=null"], True),
+        (["objective={answers: 1.0, actions: {classes: 1.0}}", "video.caption_head=null"], True),
+        (["objective={answers: 1.0}", "video.action_head=null", "video.caption_head=null"], None),
+        (["training.uneven_gradients=false"], False),
+    ],
+)
+def test_processes_wait_for_no_batch_without_captions_or_actions(
+    changes: list[str], uneven: bool | None, tmp_path: Path
+) -> None:
+    """A head that a batch holds nothing for has no gradient there, on that process alone."""
+    name = "video-multi-task"
+    small = [one for one in tiny_strategy(name) if not one.startswith("video.caption_head")]
+    head = ["video.caption_head={width: 26, heads: 2, layers: 1, longest: 64}"]
+    recipe = load_recipe(name, [*small, *head, *changes])
+    settings, _ = build_training(recipe, build_model(recipe, tmp_path), tmp_path)
+    assert settings.uneven_gradients is uneven
 
 
 def test_domains_are_learned_last_and_alone(tmp_path: Path) -> None:

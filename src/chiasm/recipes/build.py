@@ -59,6 +59,9 @@ from chiasm.training.settings import StageSettings, TrainingSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+UNEVEN_TERMS = frozenset({"captions", "actions"})
+"""Terms about videos of which a batch may hold nothing, so that a head gets no gradient there."""
+
 Family = (
     DualEncoder
     | CellClassifier
@@ -265,7 +268,8 @@ def build_training(recipe: Recipe, model: Family, base: Path) -> tuple[TrainingS
         mixtures.append(mixture)
         stages.append(settings)
         positions.append((settings.steps or 0) * window)
-    resolved = training.settings(tuple(stages), recipe.seed, recipe.metric)
+    uneven = recipe.family == "long_video" and bool(UNEVEN_TERMS & recipe.objective.given)
+    resolved = training.settings(tuple(stages), recipe.seed, recipe.metric, uneven)
     samples: Dataset = StagedSamples(mixtures, positions)
     if recipe.video is not None and recipe.video.augment is not None:
         samples = ChangedVideos(samples, recipe.video.augment.build(), recipe.seed)

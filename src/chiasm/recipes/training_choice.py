@@ -78,9 +78,10 @@ class TrainingChoice(Config):
     workers: int = Field(default=0, ge=0)
     gradient_checkpointing: bool = False
     audit_steps: int = Field(default=3, gt=0)
+    uneven_gradients: bool | None = None
 
     def settings(
-        self, stages: tuple[StageSettings, ...], seed: int, metric: str | None
+        self, stages: tuple[StageSettings, ...], seed: int, metric: str | None, uneven: bool = False
     ) -> TrainingSettings:
         """Return the trainer's settings, with stages resolved to parts and steps.
 
@@ -88,8 +89,12 @@ class TrainingChoice(Config):
             stages: The stages.
             seed: Of the run.
             metric: What picks the best checkpoint.
+            uneven: Whether the run is one whose batches may leave parts unused; read where nothing
+                is said.
         """
         own = self.model_dump(exclude={"stages", "learning_rate", "metric"})
+        if uneven and self.uneven_gradients is None:
+            own["uneven_gradients"] = True
         return TrainingSettings(
             stages=stages,
             seed=seed,

@@ -28,7 +28,16 @@ from chiasm.training.durable import (
     remove_partial,
 )
 
-FREE_TO_CHANGE = frozenset({"keep", "log_every", "workers", "checkpoint_every", "check_gradients"})
+FREE_TO_CHANGE = frozenset(
+    {
+        "keep",
+        "log_every",
+        "workers",
+        "checkpoint_every",
+        "check_gradients",
+        "uneven_gradients",
+    }
+)
 """Settings that leave the result as it is; a resumed run may have others."""
 
 
