@@ -214,13 +214,19 @@ def fit_truth(truth: Tensor, prediction: Tensor) -> Tensor:
     """Bring truth, bool (P, H, W), to the size of predictions (P, h, w), at the nearest pixel.
 
     The pixel is the one in which the middle of the prediction's place lies, so nothing moves by
-    half a pixel.
+    half a pixel. A mask that has pixels and none of those is where most of it lies: as a mask of
+    nothing it would teach that what the phrase means is not there.
     """
     size = (prediction.shape[1], prediction.shape[2])
     if tuple(truth.shape[1:]) == size:
         return truth
     pixels = truth[None].to(torch.uint8)
-    return nn.functional.interpolate(pixels, size, mode="nearest-exact")[0].bool()
+    fitted = nn.functional.interpolate(pixels, size, mode="nearest-exact")[0].bool()
+    missed = truth.flatten(1).any(1) & ~fitted.flatten(1).any(1)
+    if bool(missed.any()):
+        shares = nn.functional.adaptive_avg_pool2d(truth[missed].float(), size)
+        fitted[missed] = shares == shares.amax((1, 2), keepdim=True)
+    return fitted
 
 
 def known_masks(batch: Batch) -> dict[int, Tensor]:

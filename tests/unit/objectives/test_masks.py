@@ -120,6 +120,22 @@ def test_truth_is_read_where_the_middle_of_a_place_lies() -> None:
     assert same is truth
 
 
+def test_a_mask_between_the_middles_of_places_is_where_most_of_it_lies() -> None:
+    truth = torch.zeros(4, 10, 15, dtype=torch.bool)
+    truth[0, 0:2, 3:6] = (
+        True  # Of 2 x 3 places of 5 x 5 pixels, four pixels of one and two of the next.
+    )
+    truth[1, 7, 2] = True  # The middle of a place, as ever.
+    truth[2, 9, 4:6] = True  # As much of two places.
+    found = fit_truth(truth, torch.zeros(4, 2, 3))
+    places = [mask.nonzero().tolist() for mask in found]
+    assert places == [[[0, 0]], [[1, 0]], [[1, 0], [1, 1]], []]
+    # So a thing between them pulls its place up, and is no lesson that there is nothing.
+    logits = torch.zeros(1, 2, 3, requires_grad=True)
+    balanced_cross_entropy(logits, truth[:1]).sum().backward()
+    assert logits.grad is not None and (logits.grad < 0).nonzero().tolist() == [[0, 0, 0]]
+
+
 def test_terms_are_sums_over_phrases_whatever_their_sizes() -> None:
     masks = random_masks((5, 7), (11, 3), (5, 7))
     coarse = [torch.randn(5, 7), torch.randn(13, 17), torch.randn(5, 7)]
