@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from chiasm.compression.views import ClipView, grey, to_cells
 from chiasm.core.errors import CheckpointError, InputError, MissingExtraError
 
+DIS_SIDE, RAFT_SIDE = 16, 128
+"""Fewest pixels a side of frames whose flow they find; below its own the coarsest level of RAFT's
+correlations is empty."""
+
 Preset = Literal["ultrafast", "fast", "medium"]
 """OpenCV's names for a trade of speed against accuracy."""
 
@@ -22,7 +26,7 @@ Preset = Literal["ultrafast", "fast", "medium"]
 class DIS:
     """Dense inverse search (Kroeger et al., 2016, arXiv:1603.03590), by OpenCV.
 
-    Frames have at least 16 pixels a side.
+    Frames have at least `DIS_SIDE` pixels a side.
 
     Args:
         preset: Speed against accuracy.
@@ -43,7 +47,7 @@ class DIS:
     def magnitude(self, view: ClipView) -> Tensor:
         """Return the mean length of the flow of each cell's pixels; reads the frames."""
         frames = view.pictures("optical flow")
-        _check_side(frames, 16, "DIS optical flow")
+        _check_side(frames, DIS_SIDE, "DIS optical flow")
         levels = grey(frames).round().byte().cpu().numpy()
         following = [*range(1, len(frames)), len(frames) - 2]
         lengths = np.zeros(levels.shape, dtype=np.float32)
@@ -56,7 +60,7 @@ class DIS:
 class RAFT:
     """RAFT (Teed and Deng, 2020, arXiv:2003.12039), by torchvision.
 
-    Frames have at least 128 pixels a side.
+    Frames have at least `RAFT_SIDE` pixels a side.
 
     Args:
         model: A RAFT model of torchvision, in evaluation mode. It is run where its weights are.
@@ -71,8 +75,7 @@ class RAFT:
     def magnitude(self, view: ClipView) -> Tensor:
         """Return the mean length of the flow of each cell's pixels; reads the frames."""
         frames = view.pictures("optical flow")
-        # Below that the coarsest level of its correlations is empty.
-        _check_side(frames, 128, "RAFT optical flow")
+        _check_side(frames, RAFT_SIDE, "RAFT optical flow")
         device = next(self.model.parameters()).device
         colours = frames.to(device).movedim(3, 1).float() / 127.5 - 1
         height, width = colours.shape[2:]

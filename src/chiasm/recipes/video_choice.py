@@ -14,6 +14,9 @@ from pydantic import (
 )
 
 from chiasm.compression import COMPRESSIONS, CompressionConfig
+from chiasm.compression.flow import DIS_SIDE, RAFT_SIDE
+from chiasm.compression.merging import GuidedMergingConfig
+from chiasm.compression.motion import DISConfig, RAFTConfig
 from chiasm.core.config import Config
 from chiasm.data.video_sampling import AllSampling, Sampling
 from chiasm.data.video_transforms import VideoAugmentConfig, mirrored
@@ -117,6 +120,8 @@ class VideoChoice(Config):
             self.compression is None or self.compression.schedule is None
         ):
             raise ValueError("`curriculum` needs a `compression` with a `schedule`")
+        if isinstance(self.compression, GuidedMergingConfig):
+            self._check_merging(self.compression)
         if self.cycle and self.curriculum is None:
             raise ValueError("`cycle` says that a `curriculum` begins again, and there is none")
         if self.features is not None and not isinstance(self.sampling, AllSampling):
@@ -156,6 +161,28 @@ class VideoChoice(Config):
             if self.size[0] % cell or self.size[1] % cell:
                 raise ValueError(f"size {self.size} is no whole number of cells of {cell} pixels")
         return self
+
+    def _check_merging(self, merging: GuidedMergingConfig) -> None:
+        importance = merging.importance
+        if importance.saliency.attention:
+            raise ValueError(
+                "`compression.importance.saliency.attention` weighs the attention that cells "
+                "receive, and cells are merged before any is paid: give 0 for it"
+            )
+        sides = {DISConfig: DIS_SIDE, RAFTConfig: RAFT_SIDE}
+        least = sides.get(type(importance.motion), 1)
+        if min(self.size) < least:
+            raise ValueError(
+                f"`compression.importance.motion`: its flow needs frames of at least {least} "
+                f"pixels a side, and `size` is {self.size}; make them larger, or measure another "
+                "motion"
+            )
+        streams = self.reader.causal and max(self.encoder.offsets, default=-1) < 0
+        if streams and merging.budget.spread == "shared":
+            raise ValueError(
+                "`compression.budget.spread: shared` gives tokens to the clips of a batch that "
+                "need them, and a stream has one clip at a time; give `even` or `content`"
+            )
 
     def _check_augment(self, augment: VideoAugmentConfig) -> None:
         if self.features is not None:

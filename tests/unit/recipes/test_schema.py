@@ -215,6 +215,11 @@ def test_what_is_left_out_stays_out_when_a_recipe_is_written() -> None:
         assert getattr(again.occlusion, name) is None
 
 
+def guided(**values: Any) -> dict[str, Any]:
+    """Merging by importance, as a recipe has it."""
+    return {"kind": "guided", **values}
+
+
 WATCHED: dict[str, Any] = {"family": "long_video", "host": None, "objective": {"answers": 1.0}}
 
 
@@ -244,6 +249,23 @@ WATCHED: dict[str, Any] = {"family": "long_video", "host": None, "objective": {"
             {"caption_head": {}, "caption_requests": [" Tell. ", "Say."]},
             "`caption_requests`: [' Tell. '] will never be met",
         ),
+        (
+            {"compression": guided(importance={"saliency": {}})},
+            "cells are merged before any is paid: give 0 for it",
+        ),
+        (
+            {"compression": guided(importance={"motion": {"kind": "raft", "path": "raft.pth"}})},
+            "needs frames of at least 128 pixels a side, and `size` is (64, 64)",
+        ),
+        (
+            {
+                "compression": guided(budget={"spread": "shared"}),
+                "reader": {"causal": True},
+                "frames": {"offsets": [-1]},
+            },
+            "a stream has one clip at a time; give `even` or `content`",
+        ),
+        ({"features": {"features": 3}, "augment": {"flip": 0.5}}, "`augment` changes frames"),
         ({"answer_head": None}, "`objective.answers` needs `video.answer_head`: give it"),
     ],
 )
