@@ -28,7 +28,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def load_any_answerer(run: str, suite: str = "answers") -> Answerer:
-    """Load a run that answers questions about images or videos, onto the device of this process.
+    """Load a run that answers about images, pairs or videos, onto the device of this process.
 
     Args:
         run: A run directory, or the name of a shipped model.
@@ -41,10 +41,13 @@ def load_any_answerer(run: str, suite: str = "answers") -> Answerer:
     """
     from accelerate import PartialState
 
+    from chiasm.evaluation.answering import longest_answer
+    from chiasm.evaluation.pair_answering import PairAnswerer
+    from chiasm.evaluation.suites import CAPTIONS
     from chiasm.evaluation.video_answering import VideoAnswerer, VideoCaptioner
     from chiasm.evaluation.video_language_answering import VideoLanguageAnswerer
-    from chiasm.evaluation.video_scores import CAPTIONS
     from chiasm.models.long_video import LongVideo
+    from chiasm.models.occlusion import Occlusion
     from chiasm.models.video_language import VideoLanguage
     from chiasm.recipes.loading import load_run
 
@@ -52,9 +55,12 @@ def load_any_answerer(run: str, suite: str = "answers") -> Answerer:
     if isinstance(loaded, LongVideo):
         answerer = VideoCaptioner if suite == CAPTIONS else VideoAnswerer
         return answerer(loaded, name=run)
+    longest = longest_answer(suite)
     if isinstance(loaded, VideoLanguage):
-        return VideoLanguageAnswerer(loaded, name=run)
-    return _as_answerer(loaded, run)
+        return VideoLanguageAnswerer(loaded, run, longest)
+    if isinstance(loaded, Occlusion):
+        return PairAnswerer(loaded, run, longest)
+    return _as_answerer(loaded, run, longest)
 
 
 def load_answerer(run: str) -> ModelAnswerer:
@@ -74,8 +80,8 @@ def load_answerer(run: str) -> ModelAnswerer:
     return _as_answerer(load_run(run).to(PartialState().device), run)
 
 
-def _as_answerer(loaded: Family, run: str) -> ModelAnswerer:
-    from chiasm.evaluation.answering import ModelAnswerer
+def _as_answerer(loaded: Family, run: str, longest: int | None = None) -> ModelAnswerer:
+    from chiasm.evaluation.answering import MOST_NEW_TOKENS, ModelAnswerer
     from chiasm.models.dual_encoder import DualEncoder
     from chiasm.models.grounding import Grounding
 
@@ -86,7 +92,7 @@ def _as_answerer(loaded: Family, run: str) -> ModelAnswerer:
             f"{run} is a {type(model).__name__}, which answers no questions; give a run of a model "
             "with a host"
         )
-    return ModelAnswerer(model, name=run)
+    return ModelAnswerer(model, run, longest or MOST_NEW_TOKENS)
 
 
 @contextmanager

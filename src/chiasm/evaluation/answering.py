@@ -14,13 +14,15 @@ from chiasm.core.errors import InputError
 from chiasm.core.samples import Sample
 from chiasm.data.collate import Collator
 from chiasm.evaluation.protocols import HOST, Force, GateReading
+from chiasm.evaluation.suites import CAPTIONS
 from chiasm.fusion.gated import GatedFusion
 from chiasm.language.host import Host
 from chiasm.models.dual_encoder import DualEncoder
 from chiasm.models.gate_report import gated
 from chiasm.models.probes import build_probe_samples, probing
 
-MOST_NEW_TOKENS = 32
+MOST_NEW_TOKENS, MOST_CAPTION_TOKENS = 32, 128
+"""Longest answer, and longest description: one that is cut is scored by its beginning alone."""
 
 
 class CollatesPrompts(Protocol):
@@ -44,6 +46,11 @@ class Writing(Protocol):
     def generate(self, batch: Batch, *, max_new_tokens: int) -> list[str]:
         """Write an answer for each row."""
         ...
+
+
+def longest_answer(suite: str) -> int:
+    """Return the most tokens of what is scored by a suite."""
+    return MOST_CAPTION_TOKENS if suite == CAPTIONS else MOST_NEW_TOKENS
 
 
 WritingModel = TypeVar("WritingModel", bound=Writing)

@@ -50,8 +50,11 @@ def _bleu(order: int) -> CorpusScore:
 
 CLOSED = "lower case, without punctuation and the articles a, an, the"
 
+ANSWERS, CAPTIONS = "answers", "captions"
+"""Suites of short answers, and of descriptions."""
+
 SUITES: dict[str, Suite] = {
-    "answers": Suite(
+    ANSWERS: Suite(
         item_metrics={"exact_match": exact_match_scores},
         normalisation=CLOSED,
         normalise=normalise_answer,
@@ -67,7 +70,7 @@ SUITES: dict[str, Suite] = {
         normalisation="that of the VQA v2 evaluation",
         normalise=normalise_vqa,
     ),
-    "captions": Suite(
+    CAPTIONS: Suite(
         item_metrics={
             "rouge_l": rouge_l_scores,
             "meteor_approximate": meteor_approximate_scores,

@@ -17,6 +17,7 @@ from chiasm.evaluation.questions import split_questions
 from chiasm.evaluation.report import EvaluationReport
 from chiasm.evaluation.runner import evaluate
 from chiasm.evaluation.saving import save_report
+from chiasm.evaluation.suites import ANSWERS, CAPTIONS
 from chiasm.metrics.temporal import (
     ACTIVITYNET_THRESHOLDS,
     THUMOS_THRESHOLDS,
@@ -26,9 +27,6 @@ from chiasm.metrics.temporal import (
 
 THRESHOLDS = {"thumos": THUMOS_THRESHOLDS, "activitynet": ACTIVITYNET_THRESHOLDS}
 """By protocol, the temporal IoU from which a segment counts as found."""
-
-ANSWERS, CAPTIONS = "answers", "captions"
-"""Suites that texts are scored with."""
 
 
 @dataclass(frozen=True)

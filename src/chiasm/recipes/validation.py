@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from chiasm.core.samples import Sample
-from chiasm.evaluation.answering import ModelAnswerer
+from chiasm.evaluation.answering import ModelAnswerer, longest_answer
 from chiasm.evaluation.pair_answering import PairAnswerer
 from chiasm.evaluation.protocols import Answerer
 from chiasm.evaluation.runner import evaluate
@@ -61,16 +61,19 @@ def measure_model(
         if measure == LOSS:
             found[LOSS] = token_loss(model, samples, batch_size)
             continue
-        answerer = _answerer(model)
+        answerer = _answerer(model, measure)
         report = evaluate(answerer, samples, measure, batch_size=ANSWER_BATCH, divided=False)
         found.update(report.numbers())
     return found
 
 
-def _answerer(model: Writer) -> Answerer:
+def _answerer(model: Writer, suite: str) -> Answerer:
+    longest = longest_answer(suite)
     if isinstance(model, VideoLanguage):
-        return VideoLanguageAnswerer(model)
-    return PairAnswerer(model) if isinstance(model, Occlusion) else ModelAnswerer(model)
+        return VideoLanguageAnswerer(model, max_new_tokens=longest)
+    if isinstance(model, Occlusion):
+        return PairAnswerer(model, max_new_tokens=longest)
+    return ModelAnswerer(model, max_new_tokens=longest)
 
 
 def token_loss(model: Writer, samples: Sequence[Sample], batch_size: int) -> float:

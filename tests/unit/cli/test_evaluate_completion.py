@@ -12,6 +12,8 @@ from chiasm.cli.main import app
 from chiasm.data.dataset import load_dataset
 from chiasm.data.world.write import make
 from chiasm.evaluation.completion import MAKERS, evaluate_completion
+from chiasm.evaluation.pair_answering import PairAnswerer
+from chiasm.evaluation.questions import split_questions
 from chiasm.models.occlusion import Occlusion
 from chiasm.recipes.loading import load_run
 from chiasm.recipes.running import prepare, run
@@ -45,6 +47,22 @@ def test_files_of_a_world_are_scored_like_the_world(folder: Path) -> None:
     assert json.loads(output.read_text())["groups"] == expected.groups
     people = CliRunner().invoke(app, [*told, "--split", "test"])
     assert "silhouette IoU" in people.stdout and all(maker in people.stdout for maker in MAKERS)
+
+
+def test_answers_about_pairs_are_scored(folder: Path) -> None:
+    data = folder / "world" / "pairs.json"
+    told = ["evaluate", str(folder / "run"), "--data", str(data), "--split", "test"]
+    output = folder / "answers.json"
+    done = CliRunner().invoke(app, [*told, "--output", str(output), "--json"])
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    questions = split_questions(load_dataset(data, split="test"))
+    assert document["overall"]["count"] == len(questions) > 0
+    model = load_run(folder / "run")
+    assert isinstance(model, Occlusion)
+    said = PairAnswerer(model).answers([question.sample for question in questions])
+    lines = (folder / "answers.predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == said
 
 
 def test_a_model_that_draws_nothing_is_an_error(folder: Path) -> None:

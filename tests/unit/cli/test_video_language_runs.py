@@ -126,16 +126,19 @@ def test_a_file_of_questions_is_answered(trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "suite", "number"),
-    [("video_qa", "answers", "exact_match"), ("video_captioning", "captions", "rouge_l")],
+    ("file", "suite", "number", "longest"),
+    [("video_qa", "answers", "exact_match", 32), ("video_captioning", "captions", "rouge_l", 128)],
 )
 def test_answers_and_captions_are_scored(
-    trained: Path, world: Path, file: str, suite: str, number: str
+    trained: Path, world: Path, file: str, suite: str, number: str, longest: int
 ) -> None:
     data = world / "test" / "annotations" / f"{file}.json"
     done = invoke("evaluate", trained, "--data", data, "--suite", suite, "--json")
     assert done.exit_code == 0, done.stderr
-    assert number in json.dumps(json.loads(done.stdout))
+    document = json.loads(done.stdout)
+    assert number in document["overall"]["scores"]
+    # A sentence about a video is longer than an answer.
+    assert document["context"]["generation"]["max_new_tokens"] == longest
 
 
 def test_the_suite_of_actions_says_what_to_take_instead(trained: Path, world: Path) -> None:

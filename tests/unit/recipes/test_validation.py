@@ -48,6 +48,19 @@ def test_measures_give_their_numbers(model_and_samples) -> None:  # type: ignore
     assert set(measure_model(model, samples[:2], ("loss",), 2)) == {"loss"}
 
 
+def test_descriptions_may_be_longer_than_answers(model_and_samples, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    model, samples = model_and_samples
+    limits: list[int] = []
+
+    def spied(batch: object, *, max_new_tokens: int) -> list[str]:
+        limits.append(max_new_tokens)
+        return ["it"] * 2
+
+    monkeypatch.setattr(model, "generate", spied)
+    measure_model(model, samples[:2], ("answers", "captions"), batch_size=2)
+    assert limits == [32, 128]
+
+
 def test_the_first_measure_has_a_name() -> None:
     assert first_number(("loss", "answers")) == "loss"
     assert first_number(("answers", "loss")) == "exact_match"
