@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from chiasm.core.protocols import Dataset
 from chiasm.core.samples import Sample, Turn
-from chiasm.data.video import Video, open_video
+from chiasm.data.video import Decoder, Video, open_video
 from chiasm.data.video_file import Pixels, scale_frame
 from chiasm.data.video_transforms import AnnotatedClip, VideoAugment, mirrored
 from chiasm.data.video_words import ACTIONS_REQUEST, say_segments
@@ -90,12 +90,16 @@ class ChangedVideos:
         samples: The samples, by position in a run.
         augment: Draws the changes; of cut, speed, crop and flip.
         seed: Of the run.
+        decoder: Of video files, see `open_video`.
     """
 
-    def __init__(self, samples: Dataset, augment: VideoAugment, seed: int) -> None:
+    def __init__(
+        self, samples: Dataset, augment: VideoAugment, seed: int, decoder: Decoder = "pyav"
+    ) -> None:
         self.samples = samples
         self.augment = augment
         self.seed = seed
+        self.decoder: Decoder = decoder
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -111,10 +115,12 @@ class ChangedVideos:
         if sample.video is None:
             return sample
         rng = np.random.default_rng([self.seed, _STREAM, position])
-        return change_sample(sample, self.augment, rng)
+        return change_sample(sample, self.augment, rng, self.decoder)
 
 
-def change_sample(sample: Sample, augment: VideoAugment, rng: np.random.Generator) -> Sample:
+def change_sample(
+    sample: Sample, augment: VideoAugment, rng: np.random.Generator, decoder: Decoder = "pyav"
+) -> Sample:
     """Return a sample with a changed video, and with what is said of it.
 
     Segments that a cut leaves too little of are counted in `truth["dropped"]`.
@@ -123,7 +129,7 @@ def change_sample(sample: Sample, augment: VideoAugment, rng: np.random.Generato
         MediaError: The video cannot be opened.
     """
     assert sample.video is not None
-    video = open_video(sample.video)
+    video = open_video(sample.video, decoder=decoder)
     asked = any(t.role == "user" and t.text.strip() != ACTIONS_REQUEST for t in sample.turns)
     count = len(video)
     # A clip of one pixel stands for the frames, and its boxes tell which of them are left.

@@ -16,7 +16,7 @@ from chiasm.core.errors import DataError
 from chiasm.core.samples import Sample
 from chiasm.data.conversation import name_of
 from chiasm.data.feature_files import FEATURE_SUFFIXES, check_features, load_features
-from chiasm.data.video import open_video
+from chiasm.data.video import Decoder, open_video
 from chiasm.data.video_captions import VideoCaptions
 from chiasm.data.video_changing import ChangedVideo
 from chiasm.data.video_sampling import AllSampling, Sampling, looked_at
@@ -57,6 +57,7 @@ class VideoCollator:
         feature_rate: Features a second of a file of features, which has no times of its own.
         cells: (rows, columns) of dense labels of a world's frames; None gives none.
         captions: Finds captions; None where none are learned.
+        decoder: Of video files, see `open_video`.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class VideoCollator:
         feature_rate: float = 1.0,
         cells: tuple[int, int] | None = None,
         captions: VideoCaptions | None = None,
+        decoder: Decoder = "pyav",
     ) -> None:
         self.vocabulary = vocabulary
         self.answers = {answer: place for place, answer in enumerate(answers)}
@@ -81,6 +83,7 @@ class VideoCollator:
         self.feature_rate = feature_rate
         self.cells = cells
         self.captions = captions
+        self.decoder: Decoder = decoder
         self.requests = frozenset(NOT_CLOSED) | (captions.requests if captions else frozenset())
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
@@ -178,7 +181,7 @@ class VideoCollator:
         if isinstance(source, ChangedVideo):
             video = source.open(self.size)
         else:
-            video = open_video(source, size=self.size)
+            video = open_video(source, size=self.size, decoder=self.decoder)
         clip = video.sample(self.sampling)
         times = looked_at(video, clip.indices)
         return _Read(clip.frames, times, video.duration, clip.indices)

@@ -7,6 +7,7 @@ the same frames for the same indices.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,12 @@ class TorchcodecReader:
         self.key_frames = self.index.key_frames
         self.size = size or (self.index.height, self.index.width)
         self.faults = self.index.damage
-        self._decoder = VideoDecoder(
-            str(path), dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode="exact"
+        self._build = partial(
+            VideoDecoder,
+            str(path),
+            dimension_order="NHWC",
+            num_ffmpeg_threads=threads,
+            seek_mode="exact",
         )
 
     def stream(self, indices: Sequence[int]) -> Iterator[tuple[int, Pixels | None]]:
@@ -68,9 +73,11 @@ class TorchcodecReader:
         Raises:
             MediaError: torchcodec gives another frame than the index tells of.
         """
+        # Made here, so that no file is open between calls, and a reader can go to another process.
+        decoder = self._build()
         for first in range(0, len(indices), BATCH):
             part = [int(index) for index in indices[first : first + BATCH]]
-            found = self._decoder.get_frames_at(part)
+            found = decoder.get_frames_at(part)
             times = found.pts_seconds.numpy()
             if np.abs(times - self.times[part]).max() > 1e-3:
                 raise MediaError(

@@ -148,7 +148,7 @@ def _read_whole(model: LongVideo, video: Any, name: str, domain: str) -> KeptVid
 def _stream(model: LongVideo, video: Any, name: str) -> KeptVideo:
     """Read clip by clip; what is kept for each frame is one state and three numbers."""
     collator, reading, device = model.collator, model.reading, _device(model)
-    opened = open_video(video, size=collator.size)
+    opened = open_video(video, size=collator.size, decoder=collator.decoder)
     chosen = collator.sampling.choose(opened)
     watched, before = reading.begin(), None
     pooled: list[Tensor] = []

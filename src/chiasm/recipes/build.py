@@ -272,7 +272,8 @@ def build_training(recipe: Recipe, model: Family, base: Path) -> tuple[TrainingS
     resolved = training.settings(tuple(stages), recipe.seed, recipe.metric, uneven)
     samples: Dataset = StagedSamples(mixtures, positions)
     if recipe.video is not None and recipe.video.augment is not None:
-        samples = ChangedVideos(samples, recipe.video.augment.build(), recipe.seed)
+        augment, decoder = recipe.video.augment.build(), recipe.video.file_decoder
+        samples = ChangedVideos(samples, augment, recipe.seed, decoder)
     return resolved, samples
 
 

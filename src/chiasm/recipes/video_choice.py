@@ -18,6 +18,7 @@ from chiasm.compression.flow import DIS_SIDE, RAFT_SIDE
 from chiasm.compression.merging import GuidedMergingConfig
 from chiasm.compression.motion import DISConfig, RAFTConfig
 from chiasm.core.config import Config
+from chiasm.data.video import Decoder
 from chiasm.data.video_sampling import AllSampling, Sampling
 from chiasm.data.video_transforms import VideoAugmentConfig, mirrored
 from chiasm.data.video_words import VIDEO_REQUEST
@@ -64,6 +65,8 @@ class VideoChoice(Config):
     """Which frames are looked at."""
     size: tuple[int, int] = (64, 64)
     """(height, width) that frames are scaled to."""
+    file_decoder: Decoder = "pyav"
+    """What decodes video files: `pyav`, or `torchcodec` where that is installed."""
     feature_rate: float = Field(default=1.0, gt=0)
     """Features a second of files of features."""
     augment: VideoAugmentConfig | None = None
@@ -126,6 +129,8 @@ class VideoChoice(Config):
             raise ValueError("`cycle` says that a `curriculum` begins again, and there is none")
         if self.features is not None and not isinstance(self.sampling, AllSampling):
             raise ValueError("`sampling` chooses frames; of `features` all are read")
+        if self.features is not None and self.file_decoder != "pyav":
+            raise ValueError("`file_decoder` decodes frames, and `features` have none")
         if min(self.size) < 1:
             raise ValueError(f"size {self.size}; give (height, width) above 0")
         if self.augment is not None:

@@ -145,6 +145,7 @@ def _headless(model: LongVideo, budget: int) -> LongVideo:
             sampling=collator.sampling,
             size=collator.size,
             feature_rate=collator.feature_rate,
+            decoder=collator.decoder,
         ),
         domains=model.domains,
         by_domain=by_domain,

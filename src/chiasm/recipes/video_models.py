@@ -62,6 +62,7 @@ def build_video(
         feature_rate=choice.feature_rate,
         cells=choice.cells if objective.cells else None,
         captions=captions,
+        decoder=choice.file_decoder,
     )
     return LongVideo(
         reading=reading,
