@@ -66,3 +66,13 @@ def test_a_mirror_needs_the_names_of_what_is_seen_in_it() -> None:
         load_recipe(NAME, told)
     load_recipe(NAME, [*told, f"video.actions={[*actions, 'turn counterclockwise']}"])
     load_recipe(NAME, [*told, "video.augment.flip=0"])
+    answers = [*changes(), "video.answers=[left, red]"]
+    with pytest.raises(ConfigError, match=r"there are \['right'\], which are none of `answers`"):
+        load_recipe(NAME, answers)
+    words = [
+        *changes(),
+        "video.caption_head={width: 8, heads: 2}",
+        "video.caption_words=[leftmost]",
+    ]
+    with pytest.raises(ConfigError, match=r"\['rightmost'\], which are none of `caption_words`"):
+        load_recipe(NAME, words)

@@ -197,13 +197,18 @@ class VideoChoice(Config):
                 "`augment`: `sampling` says which frames are looked at and `size` how large they "
                 "are; leave out `augment.frames` and `augment.size`"
             )
-        seen = {mirrored(label) for label in self.actions} if self.action_head else set()
-        strange = sorted(seen - set(self.actions))
-        if augment.flip and strange:
-            raise ValueError(
-                f"`augment.flip`: in a mirror there are {strange}, which are none of `actions`; "
-                "add them, or do not flip"
-            )
+        lists = {
+            "actions": (self.action_head, self.actions),
+            "answers": (self.answer_head, self.answers),
+            "caption_words": (self.caption_head, self.caption_words),
+        }
+        for name, (head, words) in lists.items():
+            strange = sorted({mirrored(word) for word in words} - set(words))
+            if augment.flip and head is not None and strange:
+                raise ValueError(
+                    f"`augment.flip`: in a mirror there are {strange}, which are none of "
+                    f"`{name}`; add them, or do not flip"
+                )
 
     def check_objective(self, objective: ObjectiveChoice) -> None:
         """Check that each term of a loss about videos has a part that learns from it.
