@@ -358,6 +358,7 @@ def test_parts_of_mask_heads(pointing: Recipe, home: Path) -> None:
     assert sizes(pointing) == real_sizes(pointing)
     plain = pointing.to_plain()
     plain["grounding"].pop("refiner")
+    plain["objective"] = {"masks": {"coarse.bce": 1.0}}
     assert sizes(Recipe.model_validate(plain)) == real_sizes(Recipe.model_validate(plain))
     random = {"sam": {"architecture": SAMS["sam2"]}, "use_text": False}
     plain["grounding"]["refiner"] = random
