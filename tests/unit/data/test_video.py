@@ -437,8 +437,6 @@ def test_writing_refuses_what_no_file_can_hold(tmp_path: Path) -> None:
 
 
 def test_the_same_frames_give_the_same_file(tmp_path: Path) -> None:
-    # One right after the other: what else a process does may change how its floats are rounded,
-    # and with that a few bytes of what the encoder chooses.
     files = [tmp_path / "once.mp4", tmp_path / "again.mp4"]
     for file in files:
         write_video(file, map(grey, range(COUNT)), NTSC, key_frames=BETWEEN_KEYS)
