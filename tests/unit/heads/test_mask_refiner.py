@@ -305,7 +305,7 @@ def test_weights_of_a_half_type_refine_logits_of_float32(name: str) -> None:
     whole, half = found
     assert {logits.dtype for logits in half.logits} == {torch.float32}
     for a, b in zip(whole.logits, half.logits, strict=True):
-        # Pixels next to zero may fall on either side; random weights have many of them, and others on
-        # other processors.
+        # Pixels next to zero may fall on either side; random weights have many of them, and are
+        # others on other processors.
         sure = a.abs() > a.std() / 2
         assert ((a > 0) == (b > 0))[sure].float().mean() > 0.97
