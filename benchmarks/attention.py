@@ -192,6 +192,17 @@ def judge(cases: Sequence[Mapping[str, Any]], targets: Sequence[Target]) -> list
     return found
 
 
+def told_targets(case: Mapping[str, Any], name: str) -> str:
+    """Return what a candidate was held to, and how it came out."""
+    return "; ".join(
+        f"{'>=' if t['kind'] == 'faster' else '<='} {t['bound']:g} x {t['baseline']}"
+        f"{'' if t['kind'] == 'faster' else ' memory'}: {t['value']:.3g} "
+        f"{'met' if t['met'] else 'MISSED'}"
+        for t in case["targets"]
+        if t["name"] == name
+    )
+
+
 def table(case: Mapping[str, Any]) -> str:
     """Return one case as text."""
     lines = [
@@ -206,13 +217,6 @@ def table(case: Mapping[str, Any]) -> str:
         sdpa, slow = ratio(case["seconds"], "sdpa", name), ratio(case["seconds"], "naive", name)
         mib = case["extra_mib"].get(name)
         limit = case["operations"]["sdpa"] / case["operations"][name]
-        told = [
-            f"{'>=' if t['kind'] == 'faster' else '<='} {t['bound']:g} x {t['baseline']}"
-            f"{'' if t['kind'] == 'faster' else ' memory'}: {t['value']:.2f} "
-            f"{'met' if t['met'] else 'MISSED'}"
-            for t in case["targets"]
-            if t["name"] == name
-        ]
         spread = "" if sdpa is None else f"{sdpa['least']:.2f}..{sdpa['largest']:.2f}"
         lines.append(
             f"{name:18}{1e3 * statistics.median(times):9.1f}"
@@ -220,7 +224,7 @@ def table(case: Mapping[str, Any]) -> str:
             f"{format(limit, '.1f') if case['level'] == 'core' else '':>8}"
             f"{'' if slow is None else format(slow['median'], '.2f'):>9}"
             f"{'' if mib is None else format(mib, '.1f'):>9}"
-            f"{case['operations'][name] / 1e9:8.2f}  {'; '.join(told)}"
+            f"{case['operations'][name] / 1e9:8.2f}  {told_targets(case, name)}"
         )
     return "\n".join(lines)
 

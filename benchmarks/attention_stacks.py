@@ -31,6 +31,7 @@ from benchmarks.attention import (
     memory_in_child,
     ratio,
     seconds,
+    told_targets,
 )
 from benchmarks.attention_candidates import QUICK, NaiveAttention, Sizes, Way, way
 from chiasm.compression.merge import merge_tokens
@@ -160,20 +161,14 @@ def table(case: dict[str, Any]) -> str:
     for name, times in case["seconds"].items():
         speeds = [ratio(case["seconds"], base, name) for base in ("naive", "sdpa")]
         mib = case["extra_mib"][name]
-        told = [
-            f"{'>=' if t['kind'] == 'faster' else '<='} {t['bound']:g} x {t['baseline']}"
-            f"{'' if t['kind'] == 'faster' else ' memory'}: {t['value']:.3f} "
-            f"{'met' if t['met'] else 'MISSED'}"
-            for t in case["targets"]
-            if t["name"] == name
-        ]
         lines.append(
             f"{name:28}{statistics.median(times):8.2f}"
             + "".join(
                 f"{'' if speed is None else format(speed['median'], '.2f'):>{wide}}"
                 for speed, wide in zip(speeds, (9, 8), strict=True)
             )
-            + f"{mib:8.0f}{'' if not slow else format(mib / slow, '.1%'):>10}  {'; '.join(told)}"
+            + f"{mib:8.0f}{'' if not slow else format(mib / slow, '.1%'):>10}  "
+            + told_targets(case, name)
         )
     return "\n".join(lines)
 

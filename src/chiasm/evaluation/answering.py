@@ -79,7 +79,7 @@ class GreedyAnswerer(Generic[WritingModel]):
         return self.model.generate(batch, max_new_tokens=self.max_new_tokens)
 
 
-class ModelAnswerer:
+class ModelAnswerer(GreedyAnswerer[DualEncoder]):
     """Answers samples in batches, greedily; with a gate, can be read and forced.
 
     Args:
@@ -87,13 +87,6 @@ class ModelAnswerer:
         name: Name or directory of the run, for reports.
         max_new_tokens: Longest answer.
     """
-
-    def __init__(
-        self, model: DualEncoder, name: str = "", max_new_tokens: int = MOST_NEW_TOKENS
-    ) -> None:
-        self.model = model
-        self.name = name
-        self.max_new_tokens = max_new_tokens
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -69,19 +69,21 @@ def test_the_family_tells_the_forms_apart() -> None:
         read_config(HostChoice, {"scratch": {"family": "janus", "merge": 2}}, "host")
 
 
+ARCHITECTURE = {
+    "base_channels": 32,
+    "channel_multiplier": [1, 1],
+    "num_res_blocks": 1,
+    "latent_channels": 32,
+    "embed_dim": 5,
+    "num_embeddings": 41,
+    "num_patches": 3,
+}
+
+
 def test_another_tokenizer_takes_the_place_of_the_own() -> None:
     host: Host = copy.deepcopy(tiny_pair_model().host)
     before = host.identity["sha256"]
-    architecture = {
-        "base_channels": 32,
-        "channel_multiplier": [1, 1],
-        "num_res_blocks": 1,
-        "latent_channels": 32,
-        "embed_dim": 5,
-        "num_embeddings": 41,
-        "num_patches": 3,
-    }
-    book = CodebookConfig(architecture=architecture).build()
+    book = CodebookConfig(architecture=ARCHITECTURE).build()
     give_tokenizer(host, book.model)
     painter = Painter.of(host)
     assert painter.codes == 41
@@ -90,7 +92,7 @@ def test_another_tokenizer_takes_the_place_of_the_own() -> None:
     states = painter.embed(torch.randint(0, 41, (2, 9)))
     assert states.shape == (2, 9, host.width)
     assert painter.score(states).shape == (2, 9, 41)
-    other = CodebookConfig(architecture={**architecture, "num_patches": 4}).build()
+    other = CodebookConfig(architecture={**ARCHITECTURE, "num_patches": 4}).build()
     with pytest.raises(ConfigError, match="4 codes along a side for a host of 3 tokens"):
         give_tokenizer(host, other.model)
     with pytest.raises(ConfigError, match="draws no pictures"):
@@ -102,17 +104,7 @@ def test_parts_that_begin_at_random_do_not_tell_hosts_apart() -> None:
     found = []
     for seed in (0, 1):
         host: Host = copy.deepcopy(tiny_pair_model().host)
-        book = CodebookConfig(
-            architecture={
-                "base_channels": 32,
-                "channel_multiplier": [1, 1],
-                "num_res_blocks": 1,
-                "latent_channels": 32,
-                "embed_dim": 5,
-                "num_embeddings": 41,
-                "num_patches": 3,
-            }
-        ).build()
+        book = CodebookConfig(architecture=ARCHITECTURE).build()
         for value in book.model.state_dict().values():
             value.zero_()
         torch.manual_seed(seed)
